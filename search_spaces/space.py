@@ -1,0 +1,430 @@
+"""What a search space is: named categorical choices, and everything that follows from a row of them.
+
+A batch of architectures is an ``int8`` array ``(n, d)`` of option indices, called *genes*. All methods take and
+return such arrays; none loops over architectures in Python except where text is made.
+
+A space states which rows are the same architecture (``identity``):
+
+``"function"``
+    Rows that compute the same function when trained alone share one canonical row.
+``"row"``
+    Only equal rows are the same; ``canonical`` is the identity map.
+
+Errors::
+
+    ValueError
+    ├── InvalidSpace           the space itself is wrong (options, restriction)
+    ├── InvalidArchitecture    a row of genes or a config is wrong; carries `row` and `field`
+    └── Unsupported            this space cannot do what was asked (for example: it has no super-network)
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from search_spaces.supernets.supernet import Supernet
+
+Genes: TypeAlias = NDArray[np.int8]
+Bools: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+Option: TypeAlias = str | int | float
+Identity: TypeAlias = Literal["function", "row"]
+
+MAX_OPTIONS = 127
+KEY_VERSION = 1
+"""Raised whenever canonical rows or their bytes change: keys of two versions never meet."""
+
+_ROUNDS = 64
+"""Bound of every rejection loop: a space that yields too little returns fewer rows instead of spinning."""
+
+
+class InvalidSpace(ValueError):
+    """The definition or the restriction of a space is wrong."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidArchitecture(ValueError):
+    """Row ``row`` of a batch is not in the space; ``field`` names the offending choice."""
+
+    def __init__(self, message: str, *, row: int, field: str) -> None:
+        super().__init__(f"row {row}: {field}: {message}" if field else f"row {row}: {message}")
+        self.message = message
+        self.row = row
+        self.field = field
+
+
+class Unsupported(ValueError):
+    """The space has no such thing as what was asked for; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One categorical decision. ``options`` are JSON scalars and append-only between releases."""
+
+    name: str
+    options: tuple[Option, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidSpace("a choice needs a name", "name")
+        if not 1 <= len(self.options) <= MAX_OPTIONS:
+            raise InvalidSpace(f"needs 1 to {MAX_OPTIONS} options, has {len(self.options)}", self.name)
+        if len(set(self.options)) != len(self.options):
+            raise InvalidSpace(f"options repeat: {list(self.options)}", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """Operations on nodes, padded to the largest graph of the batch.
+
+    ``adjacency`` (n, v, v) bool, ``[i, a, b]`` says that node a feeds node b and nodes are in topological order;
+    ``operations`` (n, v) int16 indices into ``labels``, -1 where padded.
+    """
+
+    adjacency: Bools
+    operations: NDArray[np.int16]
+    labels: tuple[str, ...]
+
+
+class SearchSpace(ABC):
+    """A finite set of architectures. Final classes implement the abstract methods and nothing else."""
+
+    name: str
+    choices: tuple[Choice, ...]
+    options: Mapping[str, Any]
+    identity: Identity
+    uniform: bool
+    """Whether `sample` is uniform over architectures (canonical rows); if not, it is uniform over rows."""
+
+    def __init__(
+        self,
+        name: str,
+        choices: Iterable[Choice],
+        options: Mapping[str, Any],
+        *,
+        identity: Identity = "function",
+        uniform: bool,
+    ) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+        self.options = dict(options)
+        self.identity = identity
+        self.uniform = uniform
+        if identity not in ("function", "row"):
+            raise InvalidSpace(f"is {identity!r}, must be 'function' or 'row'", "identity")
+        names = [choice.name for choice in self.choices]
+        if not names:
+            raise InvalidSpace("a space needs at least one choice", "choices")
+        if len(set(names)) != len(names):
+            raise InvalidSpace(f"choice names repeat: {sorted({n for n in names if names.count(n) > 1})}", "choices")
+        self._sizes: NDArray[np.int16] = np.array([len(choice.options) for choice in self.choices], dtype=np.int16)
+        # (d, widest) — which options a restriction has left.
+        self._allowed: Bools = np.arange(self._sizes.max())[None, :] < self._sizes[:, None]
+
+    # ------------------------------------------------------------------ what a space must say
+
+    @abstractmethod
+    def active(self, genes: Genes) -> Bools:
+        """(n, d): which choices have any effect in each row. Depends on active choices only."""
+
+    @abstractmethod
+    def cost(self, genes: Genes) -> dict[str, IntArray]:
+        """``params`` and ``macs``, (n,) each, of the network as built from these very rows, counted analytically.
+
+        MACs are multiply–accumulate operations of convolutions and linear layers for one input.
+        """
+
+    @abstractmethod
+    def graphs(self, genes: Genes) -> Graphs:
+        """The computation graphs, operations on nodes."""
+
+    @abstractmethod
+    def extremes(self) -> Genes:
+        """(2, d): the network with the fewest and the one with the most MACs, restrictions respected."""
+
+    @abstractmethod
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """The shape of one input of the network of ``row`` (d,), batch left out: (channels, height, width)."""
+
+    @abstractmethod
+    def build(self, row: Genes) -> nn.Module:
+        """A freshly initialised network for one row ``(d,)``. Raises `Unsupported` where a space builds none."""
+
+    @abstractmethod
+    def supernet(self) -> Supernet:
+        """The weight-sharing super-network. Raises `Unsupported` where a space has none."""
+
+    @abstractmethod
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        """``count`` rows, repeats allowed, uniform over architectures if ``uniform`` else over rows.
+
+        Keeps to the restriction (`allowed`); `sample` drops what is invalid. `_draw_rows` serves spaces without
+        structure.
+        """
+
+    @abstractmethod
+    def _merge(self, genes: Genes) -> Genes:
+        """Maps rows (inactive choices already 0) to their class's canonical row; idempotent."""
+
+    @abstractmethod
+    def _feasible(self, genes: Genes) -> Bools:
+        """(n,): rows, all options in range, that can be built."""
+
+    # ------------------------------------------------------------------ what follows
+
+    @property
+    @final
+    def digest(self) -> str:
+        """Identifies (plug-in, options, identity, key version): keys are unique within it. Hex, 32 digits."""
+        stated = [self.name, self.options, self.identity, KEY_VERSION]
+        text = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    @final
+    def sizes(self) -> NDArray[np.int16]:
+        """(d,): how many options each choice has, restricted or not."""
+        return self._sizes
+
+    @property
+    @final
+    def allowed(self) -> Bools:
+        """(d, widest): options that the restriction leaves, False where a choice has no such option."""
+        return self._allowed
+
+    @final
+    def valid(self, genes: Genes) -> Bools:
+        """(n,): rows of this space, restrictions included (an inactive choice is never restricted)."""
+        genes = self._batch(genes)
+        inside = ((genes >= 0) & (genes < self._sizes)).all(axis=1)
+        result = np.zeros(len(genes), dtype=bool)
+        rows = genes[inside]
+        if len(rows):
+            permitted = self._allowed[np.arange(len(self.choices)), rows] | ~self.active(rows)
+            result[inside] = permitted.all(axis=1) & self._feasible(rows)
+        return result
+
+    @final
+    def check(self, genes: Any) -> Genes:
+        """The same genes as an int8 array, or `InvalidArchitecture` that names the first bad row and choice."""
+        array = np.asarray(genes)
+        width = len(self.choices)
+        if array.ndim != 2 or array.shape[1] != width:
+            shape = "x".join(map(str, array.shape))
+            raise InvalidArchitecture(f"a row has {width} genes, got an array of {shape}", row=0, field="genes")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise InvalidArchitecture(f"genes are integers, got {array.dtype}", row=0, field="genes")
+        outside = (array < 0) | (array >= self._sizes)
+        if outside.any():
+            row, column = (int(i) for i in np.argwhere(outside)[0])
+            choice = self.choices[column]
+            raise InvalidArchitecture(
+                f"gene {int(array[row, column])} is out of range, allowed are 0 to {len(choice.options) - 1} "
+                f"for {list(choice.options)}",
+                row=row,
+                field=choice.name,
+            )
+        checked = array.astype(np.int8)
+        bad = ~self.valid(checked)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            masked = ~self._allowed[np.arange(width), checked[row]] & self.active(checked[row : row + 1])[0]
+            if masked.any():
+                column = int(np.flatnonzero(masked)[0])
+                choice = self.choices[column]
+                left = [o for o, keep in zip(choice.options, self._allowed[column], strict=False) if keep]
+                raise InvalidArchitecture(f"option is restricted, allowed are {left}", row=row, field=choice.name)
+            raise InvalidArchitecture("cannot be built in this space", row=row, field="")
+        return checked
+
+    @final
+    def canonical(self, genes: Genes) -> Genes:
+        """The row that stands for each row's architecture; idempotent, the identity map under identity='row'."""
+        genes = self._batch(genes)
+        if self.identity == "row":
+            return genes.copy()
+        return self._merge(np.where(self.active(genes), genes, np.int8(0)).astype(np.int8))
+
+    @final
+    def keys(self, genes: Genes) -> list[str]:
+        """128-bit BLAKE2b of each canonical row, hex; unique within `digest`, stable across releases."""
+        rows = np.ascontiguousarray(self.canonical(genes))
+        blake, width, data = hashlib.blake2b, rows.shape[1], rows.tobytes()
+        return [blake(data[i : i + width], digest_size=16).hexdigest() for i in range(0, len(data), width)]
+
+    @final
+    def sample(self, count: int, rng: np.random.Generator) -> Genes:
+        """At most ``count`` distinct valid canonical rows: fewer when the space is (nearly) exhausted."""
+        found = np.empty((0, len(self.choices)), dtype=np.int8)
+        for _ in range(_ROUNDS):
+            if len(found) >= count:
+                break
+            drawn = self._draw(max(2 * (count - len(found)), 16), rng)
+            fresh = self.canonical(drawn[self.valid(drawn)])
+            found = distinct(np.concatenate([found, fresh]))
+        return found[:count]
+
+    @final
+    def mutate(self, genes: Genes, rng: np.random.Generator, rate: float | None = None) -> Genes:
+        """Each row with every choice redrawn with probability ``rate`` (default 1/d), at least one active choice.
+
+        A redrawn choice gets another allowed option. Rows whose mutants stay outside the space after a bounded
+        number of tries come back unchanged. The result is canonical.
+        """
+        genes = self._batch(genes)
+        result = self.canonical(genes)
+        todo = np.arange(len(genes))
+        probability = 1.0 / len(self.choices) if rate is None else rate
+        for _ in range(_ROUNDS):
+            if not len(todo):
+                break
+            parents = genes[todo]
+            hit = rng.random(parents.shape) < probability
+            # Force one change among the choices that matter and that have an alternative.
+            movable = self.active(parents) & (self._allowed.sum(axis=1) > 1)
+            weight = rng.random(parents.shape) * movable
+            forced = weight.argmax(axis=1)
+            hit[np.arange(len(parents)), forced] |= movable.any(axis=1)
+            children = np.where(hit, self._other_options(parents, rng), parents).astype(np.int8)
+            good = self.valid(children)
+            result[todo[good]] = self.canonical(children[good])
+            todo = todo[~good]
+        return result
+
+    @final
+    def crossover(self, left: Genes, right: Genes, rng: np.random.Generator) -> Genes:
+        """Uniform crossover, row by row; pairs whose children stay outside the space give back ``left``."""
+        left, right = self._batch(left), self._batch(right)
+        if left.shape != right.shape:
+            raise ValueError(f"left has shape {left.shape}, right {right.shape}: they must be equal")
+        result = self.canonical(left)
+        todo = np.arange(len(left))
+        for _ in range(_ROUNDS):
+            if not len(todo):
+                break
+            take = rng.random((len(todo), left.shape[1])) < 0.5
+            children = np.where(take, left[todo], right[todo]).astype(np.int8)
+            good = self.valid(children)
+            result[todo[good]] = self.canonical(children[good])
+            todo = todo[~good]
+        return result
+
+    @final
+    def restrict(self, rules: Mapping[str, Sequence[Option]]) -> Self:
+        """The same space with only the named options left per choice. Nothing is renumbered, so keys stay equal.
+
+        Raises `InvalidSpace` for an unknown choice, an unknown option, or a choice left without any.
+        """
+        narrowed = copy.copy(self)
+        allowed = self._allowed.copy()
+        columns = {choice.name: column for column, choice in enumerate(self.choices)}
+        for name, kept in rules.items():
+            if name not in columns:
+                raise InvalidSpace(f"no such choice, choices are {list(columns)}", name)
+            column, options = columns[name], self.choices[columns[name]].options
+            unknown = [option for option in kept if option not in options]
+            if unknown:
+                raise InvalidSpace(f"no such option {unknown}, options are {list(options)}", name)
+            allowed[column, : len(options)] &= np.array([option in kept for option in options])
+            if not allowed[column].any():
+                raise InvalidSpace("the rules leave no option", name)
+        narrowed._allowed = allowed
+        return narrowed
+
+    @final
+    def to_configs(self, genes: Genes) -> list[dict[str, Option]]:
+        """Readable JSON: choice name → option, inactive choices left out (kept under identity='row')."""
+        genes = self._batch(genes)
+        shown = self.active(genes) if self.identity == "function" else np.ones(genes.shape, dtype=bool)
+        return [
+            {c.name: c.options[g] for c, g, keep in zip(self.choices, row, mask, strict=True) if keep}
+            for row, mask in zip(genes.tolist(), shown.tolist(), strict=True)
+        ]
+
+    @final
+    def from_configs(self, configs: Sequence[Mapping[str, Any]]) -> Genes:
+        """The inverse of `to_configs`; choices left out are option 0 and must be inactive.
+
+        Raises `InvalidArchitecture` with the row and the field: unknown choice, unknown option, missing choice.
+        """
+        genes = np.zeros((len(configs), len(self.choices)), dtype=np.int8)
+        given = np.zeros(genes.shape, dtype=bool)
+        columns = {choice.name: column for column, choice in enumerate(self.choices)}
+        indices = [{option: i for i, option in enumerate(choice.options)} for choice in self.choices]
+        for row, config in enumerate(configs):
+            if not isinstance(config, Mapping):
+                raise InvalidArchitecture("a config is an object of choices", row=row, field="config")
+            for name, option in config.items():
+                column = columns.get(name)
+                if column is None:
+                    raise InvalidArchitecture(f"no such choice, choices are {list(columns)}", row=row, field=str(name))
+                known = isinstance(option, str | int | float) and not isinstance(option, bool)
+                index = indices[column].get(option) if known else None
+                if index is None:
+                    allowed = list(self.choices[column].options)
+                    raise InvalidArchitecture(f"no such option {option!r}, options are {allowed}", row=row, field=name)
+                genes[row, column] = index
+                given[row, column] = True
+        missing = self.active(genes) & ~given
+        if missing.any():
+            row, column = (int(i) for i in np.argwhere(missing)[0])
+            choice = self.choices[column]
+            raise InvalidArchitecture(f"is missing, options are {list(choice.options)}", row=row, field=choice.name)
+        return self.check(genes)
+
+    # ------------------------------------------------------------------ for implementers
+
+    @final
+    def _draw_rows(self, count: int, rng: np.random.Generator) -> Genes:
+        """Rows with each choice uniform over its allowed options."""
+        ranks = rng.integers(0, self._allowed.sum(axis=1), size=(count, len(self.choices)))
+        return self._nth_allowed(ranks)
+
+    @final
+    def _other_options(self, genes: Genes, rng: np.random.Generator) -> Genes:
+        """For every gene another allowed option of the same choice, uniform; the same gene where there is none."""
+        counts = self._allowed.sum(axis=1)
+        columns = np.arange(len(self.choices))
+        current = np.cumsum(self._allowed, axis=1)[columns, genes] - 1
+        here = self._allowed[columns, genes]
+        # Step 1..count-1 places round the ring of allowed options; a gene that is itself masked takes any.
+        steps = 1 + np.floor(rng.random(genes.shape) * np.maximum(counts - 1, 1)).astype(np.int64)
+        ranks = np.where(here, (current + steps) % counts, np.floor(rng.random(genes.shape) * counts).astype(np.int64))
+        return np.where(counts > 1, self._nth_allowed(ranks), genes).astype(np.int8)
+
+    @final
+    def _nth_allowed(self, ranks: NDArray[np.int64]) -> Genes:
+        order = np.argsort(~self._allowed, axis=1, kind="stable").astype(np.int8)
+        return order[np.arange(len(self.choices)), ranks]
+
+    @final
+    def _batch(self, genes: Genes) -> Genes:
+        array = np.asarray(genes, dtype=np.int8)
+        if array.ndim != 2 or array.shape[1] != len(self.choices):
+            raise ValueError(f"{self.name}: genes must be (n, {len(self.choices)}), got {array.shape}")
+        return array
+
+
+def distinct(genes: Genes) -> Genes:
+    """The rows without repeats, in order of first appearance."""
+    if not len(genes):
+        return genes
+    rows = np.ascontiguousarray(genes).view(f"V{genes.shape[1]}").ravel()
+    first = np.unique(rows, return_index=True)[1]
+    return genes[np.sort(first)]
