@@ -1,0 +1,93 @@
+"""What can go wrong, as one tree. HTTP codes are given to these in `service.api` and nowhere else.
+
+::
+
+    FrontierError
+    ├── Invalid          the request is wrong: carries the field and what would be right
+    ├── NotFound         there is no such thing: carries its kind and name
+    ├── Conflict         it clashes with what is stored (another body under the same name, wrong state)
+    ├── Stale            the lease was lost: another holder has a newer token
+    ├── Unavailable      something that is needed is not there now; trying again later can help
+    └── JobError         what a job handler reports about its job
+        ├── Infeasible   the architecture cannot be built or breaks a hard constraint
+        ├── OutOfMemory  the device's memory did not suffice
+        ├── Stop         the server asks to stop: the job was cancelled
+        └── LeaseLost    another worker has the job now: drop it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "Conflict",
+    "FrontierError",
+    "Infeasible",
+    "Invalid",
+    "JobError",
+    "LeaseLost",
+    "NotFound",
+    "OutOfMemory",
+    "Stale",
+    "Stop",
+    "Unavailable",
+]
+
+
+class FrontierError(Exception):
+    """The root of the tree. ``details`` is JSON that goes with the message."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, Any] = details
+
+
+class Invalid(FrontierError):
+    """The request cannot be accepted as it is. ``field`` is a dotted path into it."""
+
+    def __init__(self, field: str, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.field = field
+
+
+class NotFound(FrontierError):
+    """There is no ``kind`` with this name."""
+
+    def __init__(self, kind: str, name: object) -> None:
+        super().__init__(f"there is no {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class Conflict(FrontierError):
+    """The request clashes with what is stored."""
+
+
+class Stale(FrontierError):
+    """The lease token is not the newest: somebody else holds the job or search now."""
+
+
+class Unavailable(FrontierError):
+    """Something that is needed is not there at present."""
+
+
+class JobError(FrontierError):
+    """Root of what ends a job without a result."""
+
+
+class Infeasible(JobError):
+    """The architecture cannot be built, or breaks a hard constraint. Trying again cannot help."""
+
+
+class OutOfMemory(JobError):
+    """The device's memory did not suffice."""
+
+
+class Stop(JobError):
+    """The server asks for an end: the job was cancelled."""
+
+
+class LeaseLost(JobError):
+    """The lease ran out and the job may be elsewhere: whatever is being done for it is to be dropped."""
