@@ -83,7 +83,8 @@ class History:
     @property
     def feasible(self) -> Bools:
         """(n,): complete and within all constraints (an unmeasured constraint is not met)."""
-        return self.complete & (self.violations <= 0).all(axis=1)
+        within: Bools = (self.violations <= 0).all(axis=1)
+        return self.complete & within
 
     @staticmethod
     def empty(choices: int, objectives: int, constraints: int = 0) -> History:

@@ -1,0 +1,98 @@
+"""The names of metrics, what they depend on, and their units.
+
+What a measurement depends on decides its context, and with it when it may be reused instead of paid for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from service.core.objectives import Direction
+
+
+class Scope(StrEnum):
+    """ANALYTIC: the architecture alone. INITIAL: data and initialisation. TASK: data, split, weights, recipe.
+    DEVICE: the architecture and the machine it ran on."""
+
+    ANALYTIC = "analytic"
+    INITIAL = "initial"
+    TASK = "task"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    unit: str
+    scope: Scope
+    direction: Direction
+    description: str
+
+
+_MIN, _MAX = Direction.MINIMISE, Direction.MAXIMISE
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("error", "fraction", Scope.TASK, _MIN, "share of misclassified inputs"),
+        Metric("loss", "nats", Scope.TASK, _MIN, "mean cross-entropy"),
+        Metric("macs", "MACs", Scope.ANALYTIC, _MIN, "multiply-accumulate operations for one input"),
+        Metric("params", "parameters", Scope.ANALYTIC, _MIN, "trainable parameters"),
+        Metric("latency_ms", "ms", Scope.DEVICE, _MIN, "median time of one forward pass, batch of one"),
+        Metric("gradsign", "score", Scope.INITIAL, _MAX, "GradSign of the untrained network"),
+        Metric("synflow", "log score", Scope.INITIAL, _MAX, "SynFlow of the untrained network"),
+    )
+}
+
+
+def metric(name: str) -> Metric:
+    """What is known of a metric (``name`` or ``name@device``); unknown names are taken as measured on the task."""
+    base, _, device = name.partition("@")
+    known = METRICS.get(base)
+    if known is not None:
+        return known
+    return Metric(base, "", Scope.DEVICE if device else Scope.TASK, _MIN, "reported by the evaluator")
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Everything a measurement can depend on. ``context`` keeps what the metric's scope says matters."""
+
+    dataset: str
+    split: str
+    evaluator: str
+    options: Mapping[str, Any]
+    weights: str | None
+    seed: int
+    fidelity: float = 1.0
+    device: str | None = None
+
+    def context(self, name: str) -> dict[str, Any]:
+        """The JSON context of one metric, to be digested by `context_digest`."""
+        match metric(name).scope:
+            case Scope.ANALYTIC:
+                return {}
+            case Scope.DEVICE:
+                return {"device": self.device}
+            case Scope.INITIAL:
+                return {"dataset": self.dataset, "split": self.split, "seed": self.seed, "options": dict(self.options)}
+            case Scope.TASK:
+                return {
+                    "dataset": self.dataset,
+                    "split": self.split,
+                    "evaluator": self.evaluator,
+                    "options": dict(self.options),
+                    "weights": self.weights,
+                    "fidelity": self.fidelity,
+                    "seed": self.seed,
+                }
+
+
+def context_digest(context: Mapping[str, Any]) -> str:
+    """128-bit BLAKE2b of the context as canonical JSON, hex."""
+    text = json.dumps(context, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,135 @@
+"""Payloads and results of jobs: what the server sends with a lease, and what a worker answers.
+
+Payloads are put together when a job is leased, from what the job refers to; they are not stored.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from service.wire.base import Digest, Json, MetricName, Metrics, Wire
+from service.wire.spaces import SpaceSpec
+from service.wire.studies import EvaluatorSpec
+
+Split = Literal["validation", "test"]
+
+
+class EvaluatePayload(Wire):
+    """Measure one architecture."""
+
+    space: SpaceSpec
+    genes: list[int]
+    dataset: str
+    dataset_digest: Digest
+    split: Split
+    evaluator: EvaluatorSpec
+    weights: Digest | None = Field(description="Super-network weights, for evaluators that use them.")
+    metrics: list[MetricName]
+    fidelity: float
+    seed: int
+
+
+class EvaluateResult(Wire):
+    """Values of the metrics that were asked for. Infeasible ones are reported by failing with INFEASIBLE."""
+
+    metrics: Metrics
+    device: str = Field(description="Name of the device that metrics of device scope belong to.")
+
+
+class TrainSupernetPayload(Wire):
+    """Train a super-network."""
+
+    space: SpaceSpec
+    dataset: str
+    dataset_digest: Digest
+    recipe: Json
+    seed: int
+
+
+class TrainSupernetResult(Wire):
+    """Weights as a safetensors artifact."""
+
+    weights: Digest
+    summary: Json
+
+
+class FitPayload(Wire):
+    """Fit a predictor of one metric, in its own units."""
+
+    space: SpaceSpec
+    family: str
+    options: Json
+    metric: MetricName
+    genes: list[list[int]]
+    targets: list[FiniteFloat]
+    seed: list[int] = Field(description="Entropy of the generator.")
+
+
+class FitResult(Wire):
+    """The dumped predictor as an artifact."""
+
+    artifact: Digest
+    summary: Json
+
+
+class PredictPayload(Wire):
+    """Predict architectures; where they were measured, compare."""
+
+    space: SpaceSpec
+    family: str
+    predictor: Digest
+    genes: list[list[int]]
+    measured: list[FiniteFloat] | None = None
+    seed: list[int]
+
+
+class PredictResult(Wire):
+    """Predictions, and an audit (`service.wire.searches.RankAudit`) where measured values were given."""
+
+    mean: list[FiniteFloat]
+    epistemic_std: list[FiniteFloat]
+    std: list[FiniteFloat]
+    audit: Json | None = None
+
+
+class ScorePayload(Wire):
+    """Score untrained networks."""
+
+    space: SpaceSpec
+    genes: list[list[int]]
+    dataset: str
+    dataset_digest: Digest
+    proxies: list[str]
+    batch: int
+    seed: int
+
+
+class ScoreResult(Wire):
+    """One object per architecture: proxy → score, or a reason under `undefined`."""
+
+    scores: list[Metrics]
+    undefined: list[dict[str, str]]
+    seconds: list[float]
+
+
+class ExportPayload(Wire):
+    """Extract one sub-network and write it to files."""
+
+    space: SpaceSpec
+    genes: list[int]
+    dataset: str
+    dataset_digest: Digest
+    evaluator: EvaluatorSpec
+    weights: Digest
+    formats: list[Literal["onnx", "torch"]]
+    seed: int
+
+
+class ExportResult(Wire):
+    """Artifacts, and how far their outputs are from the sub-network's."""
+
+    files: dict[str, Digest]
+    max_abs_diff: dict[str, float] = Field(description="Format → largest absolute difference of logits.")
+    input_shape: list[int]

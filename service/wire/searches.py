@@ -1,0 +1,143 @@
+"""Searches, trials and predictors."""
+
+from __future__ import annotations
+
+from pydantic import Field, FiniteFloat
+
+from service.core.states import SearchState, State
+from service.wire.base import Digest, Json, MetricName, Metrics, Name, Time, Wire
+
+
+class SearchIn(Wire):
+    """One run of a search algorithm with a budget."""
+
+    name: Name | None = Field(default=None, description="Unique in the study; `designer-number` if left out.")
+    designer: str = Field(description="Name of a `frontier.designers` plug-in.", examples=["guided"])
+    options: Json = Field(default_factory=dict, description="The designer's options.")
+    budget: int = Field(ge=1, le=1_000_000, description="Trials that end SUCCEEDED or PRUNED.")
+    batch: int = Field(default=10, ge=1, le=1000, description="Trials per ask.")
+    slack: int = Field(
+        default=0, ge=0, le=1000, description="An ask is made when at most this many earlier trials are open."
+    )
+    probe_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of evaluations drawn uniformly to audit predictors."
+    )
+    max_failures: int = Field(default=50, ge=0, description="INFEASIBLE, FAILED and LOST trials before it gives up.")
+
+
+class TrialCounts(Wire):
+    """Trials by state."""
+
+    queued: int = 0
+    leased: int = 0
+    succeeded: int = 0
+    pruned: int = 0
+    infeasible: int = 0
+    failed: int = 0
+    lost: int = 0
+    cancelled: int = 0
+
+
+class SearchOut(SearchIn):
+    """A stored search."""
+
+    id: int
+    study: Name
+    number: int = Field(description="Of the search within its study, from 1.")
+    state: SearchState
+    reason: str = Field(description="Why it is in this state.")
+    counts: TrialCounts
+    reused: int = Field(description="Trials answered from the ledger, without paying.")
+    paid_s: float = Field(description="Seconds paid for its trials.")
+    hypervolume: float | None = Field(description="Of its own trials, scaled; null before the first.")
+    created_at: Time
+    ended_at: Time | None
+
+
+class PredictionOut(Wire):
+    """What a predictor said before the trial was measured."""
+
+    mean: FiniteFloat
+    epistemic_std: FiniteFloat
+    std: FiniteFloat
+    predictor: int | None = Field(default=None, description="Id of the predictor version.")
+
+
+class TrialOut(Wire):
+    """One suggestion and what became of it."""
+
+    id: int
+    search: int = Field(description="Id of the search.")
+    number: int = Field(description="Of the trial within its search, from 1.")
+    ask: int = Field(description="The ask that suggested it, from 0.")
+    key: str
+    config: Json
+    genes: list[int]
+    state: State
+    reason: str = Field(description="Why it is in this state.")
+    suggestion: str = Field(description="Why the designer chose it.")
+    probe: bool = Field(description="Drawn uniformly, for the audit of predictors.")
+    fidelity: float
+    metrics: Metrics
+    predicted: dict[MetricName, PredictionOut]
+    reused: bool = Field(description="Answered from the ledger.")
+    paid_s: float
+    created_at: Time
+    ended_at: Time | None
+
+
+class PredictorOut(Wire):
+    """One version of a predictor."""
+
+    id: int
+    study: Name
+    search: int | None = Field(description="Id of the search it was fitted for.")
+    ask: int | None = Field(description="The ask it was fitted for.")
+    metric: MetricName
+    family: str = Field(description="Name of a `frontier.predictors` plug-in.")
+    options: Json
+    rows: int = Field(description="Measurements it was fitted to.")
+    state: State
+    artifact: Digest | None
+    summary: Json = Field(description="What the fit reported: seconds ...")
+    created_at: Time
+
+
+class AuditIn(Wire):
+    """Ranks a search's measured architectures by a predictor, leaving out those it was fitted to."""
+
+    search: int = Field(description="Id of the search whose trials are predicted.")
+
+
+class RankAudit(Wire):
+    """How well a predictor orders architectures that it never saw."""
+
+    kendall_tau: float | None = Field(description="Tau-b between predicted and measured; null when undefined.")
+    ci_low: float | None = Field(description="Lower end of the 95 % bootstrap interval.")
+    ci_high: float | None = Field(description="Upper end of it.")
+    macs_tau: float | None = Field(description="Tau of MACs alone on the same rows, signed by fit on the same labels.")
+    params_tau: float | None = Field(description="Tau of parameters alone on the same rows.")
+    n: int = Field(description="Architectures compared.")
+
+
+class PredictedPoint(Wire):
+    """One trial, predicted before it was measured."""
+
+    trial: int
+    number: int
+    key: str
+    probe: bool
+    predicted: float
+    std: float
+    measured: float
+
+
+class PredictedOut(Wire):
+    """Predictions made before the measurement, beside what was measured."""
+
+    metric: MetricName
+    points: list[PredictedPoint]
+    probes: RankAudit = Field(description="On probes alone: the only unbiased figure.")
+    chosen_concordance: float | None = Field(
+        description="On chosen trials: share of pairs within one ask that the predictor ordered rightly."
+    )

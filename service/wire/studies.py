@@ -1,0 +1,164 @@
+"""Studies, their fronts, architectures and measurements."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from service.core.objectives import Direction
+from service.wire.base import Digest, Json, MetricName, Metrics, Name, Time, Wire
+from service.wire.spaces import Task
+
+Gene = int
+
+
+class ObjectiveIn(Wire):
+    """A metric with a direction."""
+
+    metric: MetricName
+    direction: Direction | None = Field(default=None, description="Filled in for metrics that the service knows.")
+    bounds: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None,
+        description="(ideal, nadir) that scale the hypervolume, in the metric's units. Known for macs, params "
+        "(smallest and largest network) and error (0 and chance); needed for any other metric.",
+    )
+
+
+class ObjectiveOut(Wire):
+    """An objective with everything filled in."""
+
+    metric: MetricName
+    direction: Direction
+    bounds: tuple[FiniteFloat, FiniteFloat] = Field(description="(ideal, nadir), in the metric's units.")
+
+
+class ConstraintSpec(Wire):
+    """A bound on a metric; at least one of the two."""
+
+    metric: MetricName
+    lower: FiniteFloat | None = Field(default=None, description="Smallest allowed value.")
+    upper: FiniteFloat | None = Field(default=None, description="Largest allowed value.")
+
+
+class EvaluatorSpec(Wire):
+    """How architectures are measured."""
+
+    name: str = Field(default="supernet", description="Name of a `frontier.evaluators` plug-in.")
+    options: Json = Field(default_factory=dict, description="Its options: recalibration, recipe ...")
+
+
+class StudyIn(Wire):
+    """A search space, a task and objectives. Objectives never change: clone the study to change them."""
+
+    name: Name
+    space: Name
+    task: Task
+    objectives: list[ObjectiveIn] = Field(min_length=1, max_length=4)
+    constraints: list[ConstraintSpec] = Field(default_factory=list, max_length=16)
+    metrics: list[MetricName] = Field(default_factory=list, description="Measured too, without being an objective.")
+    evaluator: EvaluatorSpec = Field(default_factory=EvaluatorSpec)
+    supernet: Name | None = Field(default=None, description="The super-network whose weights are used.")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="All searches derive their randomness from it.")
+
+
+class StudyOut(Wire):
+    """A stored study."""
+
+    name: Name
+    space: Name
+    task: Task
+    objectives: list[ObjectiveOut]
+    constraints: list[ConstraintSpec]
+    metrics: list[MetricName] = Field(description="Everything that is measured, objectives first.")
+    evaluator: EvaluatorSpec
+    supernet: Name | None
+    seed: int
+    searches: int = Field(description="Number of searches.")
+    measurements: int = Field(description="Number of measurements linked to the study.")
+    created_at: Time
+
+
+class ArchitectureRef(Wire):
+    """One architecture, by its configuration or its genes; exactly one of them."""
+
+    config: Json | None = Field(default=None, description="Choice name → option; inactive choices left out.")
+    genes: list[Gene] | None = Field(default=None, description="One option index per choice.")
+
+
+class ArchitectureOut(Wire):
+    """A stored architecture and what this study has measured of it."""
+
+    key: str = Field(description="128-bit key, hex, unique within the space's digest.")
+    config: Json
+    genes: list[Gene]
+    metrics: Metrics = Field(description="Measured on the search's split; mean over replicates.")
+    test_metrics: Metrics = Field(description="Measured on the test split; only architectures of a front have them.")
+    on_front: bool
+    graph: Json = Field(description="nodes: list of labels; edges: list of [from, to].")
+
+
+class FrontPoint(Wire):
+    """A non-dominated architecture."""
+
+    key: str
+    config: Json
+    metrics: Metrics
+    test_metrics: Metrics
+    trial: int | None = Field(description="Id of the trial that measured it first, if a search did.")
+    search: int | None = Field(description="Number of that search in the study.")
+
+
+class FrontOut(Wire):
+    """The Pareto front of a study at its task, weights and highest fidelity."""
+
+    metrics: list[MetricName] = Field(description="The metrics that span the front.")
+    points: list[FrontPoint] = Field(description="Sorted by the first metric, best first.")
+    hypervolume: float | None = Field(description="Over the study's objectives, scaled; null for other metrics.")
+    scaling: list[ObjectiveOut] = Field(description="The scaling of the hypervolume; the reference point is 1.1 each.")
+    candidates: int = Field(description="Measured architectures that the front was chosen from.")
+
+
+class HypervolumeCurve(Wire):
+    """How a search's hypervolume grew."""
+
+    search: int = Field(description="Number of the search in the study.")
+    designer: str
+    evaluations: list[int] = Field(description="1, 2, ... evaluations counted towards the budget, by trial number.")
+    hypervolume: list[float] = Field(description="After that many evaluations, scaled; reference point 1.1 each.")
+
+
+class MeasurementOut(Wire):
+    """One value of one metric of one architecture, with how it was obtained."""
+
+    id: int
+    key: str = Field(description="The architecture's key.")
+    metric: MetricName
+    value: FiniteFloat
+    context: Json = Field(description="Everything the value depends on.")
+    attempt: int = Field(description="0 is the value, later ones are replicates.")
+    seconds: float = Field(description="Seconds paid for it.")
+    worker: str | None
+    created_at: Time
+
+
+class ExportIn(Wire):
+    """Asks for the trained network of one architecture as files."""
+
+    formats: list[Literal["onnx", "torch"]] = Field(default=["onnx", "torch"], min_length=1)
+
+
+class ScoreIn(Wire):
+    """Asks for zero-cost proxies of architectures."""
+
+    proxies: list[str] = Field(min_length=1, description="Names of `frontier.proxies` plug-ins.")
+    architectures: list[ArchitectureRef] | None = Field(default=None, description="These; or `sample` of them.")
+    sample: int | None = Field(default=None, ge=1, le=100_000, description="That many, drawn from the space.")
+    seed: int = Field(default=0, ge=0)
+
+
+class ArtifactOut(Wire):
+    """A stored file."""
+
+    digest: Digest
+    size: int = Field(description="Bytes.")
