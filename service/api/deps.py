@@ -1,0 +1,136 @@
+"""What handlers are given: the process's services, the caller, and the parameters that many routes share."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from anyio import CapacityLimiter
+from fastapi import Depends, HTTPException, Path, Query, Request, Response
+
+from service.api.feed import Feed
+from service.api.metrics import Metrics
+from service.core.errors import Invalid
+from service.db.artifacts import ArtifactStore
+from service.db.session import Database
+from service.settings import Settings
+from service.wire.base import Name
+
+LONGEST_INTEGER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One per application; kept in ``app.state.services``.
+
+    ``leasing`` holds the threads of ``jobs:lease`` apart, so that many waiting workers never fill the pool that all
+    other handlers share.
+    """
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    feed: Feed
+    metrics: Metrics
+    leasing: CapacityLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls. Keys with scopes will name others than the local user."""
+
+    name: str
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _database(services: Annotated[Services, Depends(_services)]) -> Database:
+    return services.database
+
+
+async def _principal(request: Request) -> Principal:
+    """Without keys only this machine is served."""
+    address = request.client.host if request.client else ""
+    if not is_loopback(address):
+        raise HTTPException(403, "without keys the server answers to its own machine only")
+    return Principal("local")
+
+
+_SUSPECT = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]|\\u0000|\d{19}|[eE]\+?\d{3}")
+
+
+async def _storable_body(request: Request) -> None:
+    """Refuses JSON that parses in Python but that no database stores: NaN, infinities, lone surrogates, NUL,
+    integers beyond 64 bits. A quick look at the bytes spares all other bodies a second parse."""
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        return
+    body = await request.body()
+    if not _SUSPECT.search(body):
+        return
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return  # reported with its position when the handler's own body is parsed
+    _check_storable(parsed, "")
+
+
+def _check_storable(value: Any, path: str) -> None:
+    field = path or "body"
+    match value:
+        case dict():
+            for key, item in value.items():
+                _check_storable(key, path)
+                _check_storable(item, f"{path}.{key}" if path else key)
+        case list():
+            for index, item in enumerate(value):
+                _check_storable(item, f"{path}.{index}" if path else str(index))
+        case float() if not math.isfinite(value):
+            raise Invalid(field, "must be a finite number")
+        case int() if not -LONGEST_INTEGER <= value <= LONGEST_INTEGER:
+            raise Invalid(field, "must be an integer of at most 64 bits")
+        case str() if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise Invalid(field.encode(errors="replace").decode(), "must be Unicode text without NUL characters")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine's own."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def created(response: Response, new: bool) -> None:
+    """201 for what was made now, 200 for what was there already."""
+    response.status_code = 201 if new else 200
+
+
+Caller: TypeAlias = Annotated[Principal, Depends(_principal)]
+State: TypeAlias = Annotated[Services, Depends(_services)]
+# Handlers open the transaction themselves: begin, work and commit then happen in one thread of the pool. As a
+# dependency with `yield` each would wait for a thread of its own, and a full pool would hold open transactions that
+# nobody can finish.
+Db: TypeAlias = Annotated[Database, Depends(_database)]
+
+COMMON = [Depends(_principal), Depends(_storable_body)]
+"""Dependencies of every route under /v1."""
+
+PageSize: TypeAlias = Annotated[int, Query(ge=1, le=200, description="Items on a page, at most 200.")]
+PageToken: TypeAlias = Annotated[
+    str | None, Query(max_length=500, description="`next_page_token` of the page before; left out for the first.")
+]
+DEFAULT_PAGE = 50
+
+Id: TypeAlias = Annotated[int, Path(ge=1, le=LONGEST_INTEGER, description="Id.")]
+NameInPath: TypeAlias = Annotated[Name, Path(description="Name.")]
+StudyFilter: TypeAlias = Annotated[Name | None, Query(description="Only those of this study.")]
+SearchFilter: TypeAlias = Annotated[
+    int | None, Query(ge=1, le=LONGEST_INTEGER, description="Only those of the search with this id.")
+]

@@ -1,0 +1,50 @@
+"""The stream of events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service.api.deps import COMMON, LONGEST_INTEGER, Db, State, StudyFilter
+from service.api.documents import problems
+from service.db import studies
+
+router = APIRouter(prefix="/v1", tags=["events"], dependencies=COMMON)
+
+RECONNECT_MS = 1000
+
+
+def _study(db: Db, study: StudyFilter = None) -> str | None:
+    # A dependency, so that an unknown study is a 404 and not a stream that ends.
+    if study is not None:
+        with db.read() as session:
+            studies.get(session, study)
+    return study
+
+
+@router.get("/events", response_class=EventSourceResponse, responses=problems(404))
+async def stream_events(
+    services: State,
+    study: Annotated[str | None, Depends(_study)],
+    after: Annotated[
+        int | None,
+        Query(ge=0, le=LONGEST_INTEGER, description="Start after the event of this number; 0 is from the first."),
+    ] = None,
+    last_event_id: Annotated[
+        int | None,
+        Header(ge=0, le=LONGEST_INTEGER, description="Sent by clients that reconnect; goes before `after`."),
+    ] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Follow events.
+
+    Server-sent events: `id` is the event's number, `event` its kind, `data` an `EventOut`. Numbers are gapless, in the
+    order of commits over all studies. Without a starting point the stream begins now. When nothing happens for 15
+    seconds a comment is sent.
+    """
+    yield ServerSentEvent(retry=RECONNECT_MS, comment="frontier")
+    start = after if last_event_id is None else last_event_id
+    async for event in services.feed.events(start, study):
+        yield ServerSentEvent(id=str(event.number), event=event.kind, data=event)

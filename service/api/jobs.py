@@ -1,0 +1,154 @@
+"""The queue: leases, heartbeats, results, and what people see of jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+
+from service.api.deps import (
+    COMMON,
+    DEFAULT_PAGE,
+    Db,
+    Id,
+    PageSize,
+    PageToken,
+    SearchFilter,
+    Services,
+    State,
+    StudyFilter,
+)
+from service.api.documents import problems
+from service.core import states
+from service.db import jobs, queue
+from service.wire.base import Page
+from service.wire.jobs import (
+    CompleteBatch,
+    CompletedBatch,
+    FailIn,
+    HeartbeatIn,
+    HeartbeatOut,
+    JobKind,
+    JobOut,
+    Lease,
+    LeaseIn,
+    LeasesOut,
+)
+
+router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=COMMON)
+
+LOOK_AGAIN_S = 2.0
+"""A waiting worker looks this often even if no event calls: jobs become due by the clock too (back-off)."""
+
+
+@router.post("/jobs:lease", responses=problems(404))
+async def lease_jobs(body: LeaseIn, services: State, request: Request) -> LeasesOut:
+    """Lease jobs.
+
+    Hands out up to `count` jobs that the worker can run, waiting up to `wait_s` seconds for the first. Not repeatable:
+    a lost answer leaves its jobs leased until the leases run out.
+    """
+    if body.wait_s == 0:
+        return LeasesOut(leases=await _take(services, body))
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + body.wait_s
+    services.metrics.waiting(+1)
+    try:
+        with services.feed.waiting_for_work() as work:
+            while True:
+                # Taken before looking: a job queued between the look and the wait still wakes us.
+                called = work.current()
+                leases = await _take(services, body)
+                left = deadline - loop.time()
+                if leases or left <= 0 or services.feed.closing:
+                    return LeasesOut(leases=leases)
+                await _wait(called, min(left, LOOK_AGAIN_S))
+                if await request.is_disconnected():
+                    return LeasesOut(leases=[])  # whoever asked is gone: leave the jobs to others
+    finally:
+        services.metrics.waiting(-1)
+
+
+async def _take(services: Services, body: LeaseIn) -> list[Lease]:
+    def take() -> list[Lease]:
+        with services.database.write() as session:
+            return queue.lease(session, body, services.settings.lease_s)
+
+    leases = await to_thread.run_sync(take, limiter=services.leasing)
+    services.metrics.leased(len(leases))
+    return leases
+
+
+async def _wait(called: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(called.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+@router.post("/jobs:complete")
+def complete_jobs(body: CompleteBatch, db: Db) -> CompletedBatch:
+    """Report results.
+
+    Repeatable: a result that was accepted is accepted again. A stale token never changes the job; its measurements are
+    kept as replicates.
+    """
+    with db.write() as session:
+        return queue.complete(session, body)
+
+
+@router.post("/jobs/{job}:heartbeat", responses=problems(404, 409))
+def heartbeat(job: Id, body: HeartbeatIn, db: Db) -> HeartbeatOut:
+    """Extend a lease, and report progress."""
+    with db.write() as session:
+        return queue.heartbeat(session, job, body)
+
+
+@router.post("/jobs/{job}:fail", status_code=204, responses=problems(404, 409))
+def fail_job(job: Id, body: FailIn, db: Db) -> Response:
+    """End a job without a result, or hand it back."""
+    with db.write() as session:
+        queue.fail(session, job, body)
+    return Response(status_code=204)
+
+
+@router.post("/jobs/{job}:cancel", responses=problems(404, 409))
+def cancel_job(job: Id, db: Db) -> JobOut:
+    """Cancel a job.
+
+    A worker that has it hears of it with its next heartbeat.
+    """
+    with db.write() as session:
+        return queue.cancel(session, job)
+
+
+@router.get("/jobs")
+def list_jobs(
+    db: Db,
+    state: Annotated[states.State | None, Query(description="Only those in this state.")] = None,
+    kind: Annotated[JobKind | None, Query(description="Only those of this kind.")] = None,
+    study: StudyFilter = None,
+    search: SearchFilter = None,
+    page_size: PageSize = DEFAULT_PAGE,
+    page_token: PageToken = None,
+) -> Page[JobOut]:
+    """List jobs, newest first."""
+    with db.read() as session:
+        return jobs.page(
+            session,
+            page_size,
+            page_token,
+            states=() if state is None else (state,),
+            kind=kind,
+            study=study,
+            search=search,
+        )
+
+
+@router.get("/jobs/{job}", responses=problems(404))
+def get_job(job: Id, db: Db) -> JobOut:
+    """Get a job."""
+    with db.read() as session:
+        return jobs.get(session, job)

@@ -1,0 +1,109 @@
+"""What every request passes, outermost first: the request's id, log line and metrics; then the check of its origin.
+
+Plain ASGI: nothing here buffers a body or a stream.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Collection
+from typing import final
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import internal_problem, problem_response
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+
+log = structlog.get_logger("frontier.api")
+
+
+@final
+class Observed:
+    """Gives each request an id (the client's ``X-Request-ID`` if it is a plain one), logs and counts it.
+
+    Log lines hold the path but neither query, headers nor body: secrets travel in those.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began = time.perf_counter()
+        status, seconds = 500, 0.0
+
+        async def noting(message: Message) -> None:
+            nonlocal status, seconds
+            if message["type"] == "http.response.start":
+                status, seconds = message["status"], time.perf_counter() - began
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            problem = internal_problem(error)
+            if not seconds:  # nothing was sent yet
+                await problem(scope, receive, noting)
+        finally:
+            self._note(scope, status, seconds or time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        # Unknown paths share one label: anybody could otherwise create metrics without end.
+        template = "unknown" if route is None else str(route.path)
+        services = scope["app"].state.services
+        services.metrics.answered(scope["method"], template, status, seconds)
+        if scope["method"] not in _SAFE and status < 400:
+            services.feed.poke()
+        quiet = template in ("/healthz", "/readyz", "/metrics") or template.startswith("/v1/jobs")
+        write = log.debug if quiet and status < 400 else log.info
+        write("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1))
+
+
+@final
+class OriginGuard:
+    """Keeps other web sites out of a server without keys: a page from elsewhere can make the user's browser send
+    requests here, by a name that resolves to this machine (refused by Host) or blindly (refused by Origin)."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if _hostname(host) not in self._hosts:
+            detail = f"the Host header names another machine; answered are {', '.join(sorted(self._hosts))}"
+            await problem_response(403, detail)(scope, receive, send)
+            return
+        origin = headers.get("origin")
+        if scope["method"] not in _SAFE and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            detail = "the request comes from another web site"
+            await problem_response(403, detail)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _hostname(authority: str) -> str:
+    try:
+        return (urlsplit(f"//{authority}").hostname or "").lower()
+    except ValueError:
+        return ""

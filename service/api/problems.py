@@ -1,0 +1,149 @@
+"""Errors become ``application/problem+json`` here, and HTTP codes are given to the error tree nowhere else.
+
+==================================  ======  ==================================================
+raised                              status  `Problem.type`
+==================================  ======  ==================================================
+`Invalid`, request validation       422     ``urn:frontier:invalid``
+`InvalidSpace`, `UnknownPlugin` ...  422     ``urn:frontier:invalid``
+`NotFound`                          404     ``urn:frontier:not-found``
+`Stale`                             409     ``urn:frontier:stale``
+`Conflict`                          409     ``urn:frontier:conflict``
+`Unavailable`, database out of reach  503   ``urn:frontier:unavailable``, with Retry-After
+anything else                       500     ``urn:frontier:internal``, with the request id and nothing else
+==================================  ======  ==================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from search_spaces.plugins import UnknownPlugin
+from search_spaces.space import InvalidArchitecture, InvalidSpace, Unsupported
+from service.core.errors import Conflict, FrontierError, Invalid, NotFound, Stale, Unavailable
+from service.wire.base import FieldProblem, Problem
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+"""What a 503 asks for: a locked database is free again within a moment."""
+
+log = structlog.get_logger("frontier.api")
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    kind: str = "about:blank",
+    errors: Iterable[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem as a response."""
+    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
+    problem = Problem(type=kind, title=title, status=status, detail=detail, errors=list(errors))
+    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers. What is left goes to `internal_problem`, called by the outermost middleware."""
+    app.add_exception_handler(FrontierError, _frontier_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    for error in (InvalidSpace, InvalidArchitecture, Unsupported, UnknownPlugin):
+        app.add_exception_handler(error, _space_error)
+    for outage in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(outage, _database_error)
+
+
+async def _frontier_error(_: Request, error: Exception) -> Response:
+    match error:
+        case Invalid():
+            message = _with_allowed(error.message, error.details.get("allowed"))
+            return _invalid([FieldProblem(field=error.field, message=message)])
+        case NotFound():
+            missing = FieldProblem(field=error.kind, message=error.message)
+            return problem_response(404, error.message, kind="urn:frontier:not-found", errors=[missing])
+        case Stale():
+            return problem_response(409, error.message, kind="urn:frontier:stale")
+        case Conflict():
+            return problem_response(409, error.message, kind="urn:frontier:conflict")
+        case Unavailable():
+            return _unavailable(error.message)
+        case _:
+            return internal_problem(error)
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    return _invalid([_field_problem(item) for item in error.errors()])
+
+
+async def _space_error(_: Request, error: Exception) -> Response:
+    match error:
+        case InvalidArchitecture():
+            return _invalid([FieldProblem(field=error.field or "genes", message=str(error))])
+        case InvalidSpace():
+            return _invalid([FieldProblem(field=error.field or "space", message=str(error))])
+        case UnknownPlugin():
+            message = _with_allowed(str(error), error.known)
+            return _invalid([FieldProblem(field=error.group.removesuffix("s"), message=message)])
+        case _:
+            return _invalid([FieldProblem(field="space", message=str(error))])
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    return problem_response(error.status_code, error.detail, headers=error.headers)
+
+
+async def _database_error(_: Request, error: Exception) -> Response:
+    # The statement and its parameters are for the log; the client needs to know that waiting helps.
+    log.warning("database_unavailable", error=str(error.__cause__ or error))
+    return _unavailable("the database cannot be reached or is busy")
+
+
+def internal_problem(error: Exception) -> Response:
+    """What nobody expected: the log gets everything, the client a request id to ask with."""
+    log.error("internal_error", exc_info=error)
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    return problem_response(
+        500, f"the server failed; its log has more under request id {request_id}", kind="urn:frontier:internal"
+    )
+
+
+def _unavailable(detail: str) -> Response:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return problem_response(503, detail, kind="urn:frontier:unavailable", headers=headers)
+
+
+def _invalid(errors: list[FieldProblem]) -> Response:
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    detail = f"{first.field}: {first.message}{more}"
+    return problem_response(422, detail, kind="urn:frontier:invalid", errors=errors)
+
+
+def _with_allowed(message: str, allowed: object) -> str:
+    if not isinstance(allowed, list | tuple | set | frozenset):
+        return message
+    named = [str(value) for value in allowed]
+    return message if all(value in message for value in named) else f"{message}; allowed: {', '.join(named)}"
+
+
+def _field_problem(item: Mapping[str, Any]) -> FieldProblem:
+    where = [str(part) for part in item["loc"]]
+    if item["type"] == "json_invalid":
+        reason = item.get("ctx", {}).get("error", "cannot be parsed")
+        return FieldProblem(field="body", message=f"is not JSON: {reason} at character {where[-1]}")
+    # "body", "path" and "query" say where FastAPI looked; the rest is the path into what was sent.
+    path = where[1:] if where[0] in ("body", "path", "query", "header") and len(where) > 1 else where
+    return FieldProblem(field=".".join(path), message=str(item["msg"]))

@@ -1,0 +1,140 @@
+"""Searches, their trials, and predictors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from service.api.deps import (
+    COMMON,
+    DEFAULT_PAGE,
+    Db,
+    Id,
+    NameInPath,
+    PageSize,
+    PageToken,
+    SearchFilter,
+    StudyFilter,
+    created,
+)
+from service.api.documents import problems
+from service.api.spaces import NEW
+from service.db import predictors, searches, trials
+from service.wire.base import Page
+from service.wire.jobs import JobOut
+from service.wire.searches import AuditIn, PredictorOut, SearchIn, SearchOut, TrialOut
+
+router = APIRouter(prefix="/v1", dependencies=COMMON)
+
+Order = Annotated[Literal["oldest", "newest"], Query(description="By number: oldest first or newest first.")]
+
+
+@router.post("/studies/{study}/searches", tags=["searches"], status_code=201, responses={**NEW, **problems(404, 409)})
+def create_search(study: NameInPath, body: SearchIn, db: Db, response: Response) -> SearchOut:
+    """Start a search.
+
+    Runs until its budget is spent. With a name, the same body answers the stored search.
+    """
+    with db.write() as session:
+        search, new = searches.create(session, study, body)
+    created(response, new)
+    return search
+
+
+@router.get("/searches", tags=["searches"])
+def list_searches(
+    db: Db, study: StudyFilter = None, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None
+) -> Page[SearchOut]:
+    """List searches."""
+    with db.read() as session:
+        return searches.page(session, page_size, page_token, study=study)
+
+
+@router.get("/searches/{search}", tags=["searches"], responses=problems(404))
+def get_search(search: Id, db: Db) -> SearchOut:
+    """Get a search."""
+    with db.read() as session:
+        return searches.get(session, search)
+
+
+@router.post("/searches/{search}:pause", tags=["searches"], responses=problems(404, 409))
+def pause_search(search: Id, db: Db) -> SearchOut:
+    """Pause a search.
+
+    It asks no more; trials that workers have go on.
+    """
+    with db.write() as session:
+        return searches.set_state(session, search, "pause")
+
+
+@router.post("/searches/{search}:resume", tags=["searches"], responses=problems(404, 409))
+def resume_search(search: Id, db: Db) -> SearchOut:
+    """Resume a paused search."""
+    with db.write() as session:
+        return searches.set_state(session, search, "resume")
+
+
+@router.post("/searches/{search}:cancel", tags=["searches"], responses=problems(404, 409))
+def cancel_search(search: Id, db: Db) -> SearchOut:
+    """Cancel a search.
+
+    Its open trials are cancelled too. This cannot be undone.
+    """
+    with db.write() as session:
+        return searches.set_state(session, search, "cancel")
+
+
+@router.get("/searches/{search}/trials", tags=["trials"], responses=problems(404))
+def list_trials(
+    search: Id, db: Db, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None, order: Order = "oldest"
+) -> Page[TrialOut]:
+    """List the trials of a search."""
+    with db.read() as session:
+        return trials.page(session, page_size, page_token, search=search, order=order)
+
+
+@router.get("/studies/{study}/trials", tags=["trials"], responses=problems(404))
+def list_study_trials(
+    study: NameInPath, db: Db, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None, order: Order = "oldest"
+) -> Page[TrialOut]:
+    """List the trials of all searches of a study."""
+    with db.read() as session:
+        return trials.page(session, page_size, page_token, study=study, order=order)
+
+
+@router.get("/trials/{trial}", tags=["trials"], responses=problems(404))
+def get_trial(trial: Id, db: Db) -> TrialOut:
+    """Get a trial."""
+    with db.read() as session:
+        return trials.get(session, trial)
+
+
+@router.get("/predictors", tags=["predictors"])
+def list_predictors(
+    db: Db,
+    study: StudyFilter = None,
+    search: SearchFilter = None,
+    page_size: PageSize = DEFAULT_PAGE,
+    page_token: PageToken = None,
+) -> Page[PredictorOut]:
+    """List versions of predictors."""
+    with db.read() as session:
+        return predictors.page(session, page_size, page_token, study=study, search=search)
+
+
+@router.get("/predictors/{predictor}", tags=["predictors"], responses=problems(404))
+def get_predictor(predictor: Id, db: Db) -> PredictorOut:
+    """Get a version of a predictor."""
+    with db.read() as session:
+        return predictors.get(session, predictor)
+
+
+@router.post("/predictors/{predictor}:audit", tags=["predictors"], status_code=202, responses=problems(404, 409))
+def audit_predictor(predictor: Id, body: AuditIn, db: Db) -> JobOut:
+    """Audit a predictor.
+
+    Ranks a search's measured architectures that it was not fitted to; the job's result holds the rank correlations.
+    """
+    with db.write() as session:
+        return predictors.audit(session, predictor, body)

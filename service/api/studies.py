@@ -1,0 +1,149 @@
+"""Studies: what was measured, the front, and what can be asked of their architectures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from service.api.deps import (
+    COMMON,
+    DEFAULT_PAGE,
+    LONGEST_INTEGER,
+    Db,
+    NameInPath,
+    PageSize,
+    PageToken,
+    created,
+)
+from service.api.documents import problems
+from service.api.spaces import NEW
+from service.db import exports, front, proxies, studies
+from service.wire.base import MetricName, Page
+from service.wire.jobs import JobOut, ScoreOut
+from service.wire.searches import PredictedOut
+from service.wire.studies import (
+    ArchitectureOut,
+    ExportIn,
+    FrontOut,
+    HypervolumeCurve,
+    MeasurementOut,
+    ScoreIn,
+    StudyIn,
+    StudyOut,
+)
+
+router = APIRouter(prefix="/v1", tags=["studies"], dependencies=COMMON)
+
+Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The architecture's key, 32 hex digits.")]
+
+
+@router.post("/studies", status_code=201, responses={**NEW, **problems(404, 409)})
+def create_study(body: StudyIn, db: Db, response: Response) -> StudyOut:
+    """Create a study.
+
+    Fixes space, task and objectives. The same body under the same name answers the stored study.
+    """
+    with db.write() as session:
+        study, new = studies.create(session, body)
+    created(response, new)
+    return study
+
+
+@router.get("/studies")
+def list_studies(db: Db, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None) -> Page[StudyOut]:
+    """List studies."""
+    with db.read() as session:
+        return studies.page(session, page_size, page_token)
+
+
+@router.get("/studies/{study}", responses=problems(404))
+def get_study(study: NameInPath, db: Db) -> StudyOut:
+    """Get a study."""
+    with db.read() as session:
+        return studies.get(session, study)
+
+
+@router.get("/studies/{study}/front", responses=problems(404))
+def get_front(
+    study: NameInPath,
+    db: Db,
+    metrics: Annotated[
+        list[MetricName] | None,
+        Query(max_length=4, description="Metrics that span the front; the objectives if left out."),
+    ] = None,
+) -> FrontOut:
+    """Get the Pareto front.
+
+    Non-dominated architectures at the study's task, weights and highest fidelity; constraints applied.
+    """
+    with db.read() as session:
+        return front.front(session, study, metrics)
+
+
+@router.post("/studies/{study}/front:test", status_code=202, responses=problems(404, 409))
+def test_front(study: NameInPath, db: Db) -> list[JobOut]:
+    """Measure the front on the test split.
+
+    Queues one job for each architecture of the front that has no test values yet. They are no trials, and no search
+    sees them.
+    """
+    with db.write() as session:
+        return exports.test_front(session, study)
+
+
+@router.get("/studies/{study}/hypervolume", responses=problems(404))
+def get_hypervolume(study: NameInPath, db: Db) -> list[HypervolumeCurve]:
+    """Get the hypervolume of each search over its evaluations."""
+    with db.read() as session:
+        return front.hypervolume(session, study)
+
+
+@router.get("/studies/{study}/predicted", responses=problems(404))
+def get_predicted(
+    study: NameInPath,
+    db: Db,
+    metric: Annotated[MetricName, Query(description="The predicted metric.")],
+    search: Annotated[
+        int | None, Query(ge=1, le=LONGEST_INTEGER, description="Id of a search; all of the study if left out.")
+    ] = None,
+) -> PredictedOut:
+    """Get predictions beside measurements.
+
+    Each prediction was made before its architecture was measured. Rank correlations are on probes alone.
+    """
+    with db.read() as session:
+        return front.predicted(session, study, metric, search)
+
+
+@router.get("/studies/{study}/measurements", responses=problems(404))
+def list_measurements(
+    study: NameInPath, db: Db, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None
+) -> Page[MeasurementOut]:
+    """List measurements of a study."""
+    with db.read() as session:
+        return front.measurements(session, study, page_size, page_token)
+
+
+@router.get("/studies/{study}/architectures/{key}", responses=problems(404))
+def get_architecture(study: NameInPath, key: Key, db: Db) -> ArchitectureOut:
+    """Get an architecture and what the study measured of it."""
+    with db.read() as session:
+        return front.architecture(session, study, key)
+
+
+@router.post("/studies/{study}/architectures/{key}:export", status_code=202, responses=problems(404, 409))
+def export_architecture(study: NameInPath, key: Key, body: ExportIn, db: Db) -> JobOut:
+    """Export an architecture's trained network.
+
+    The job's result names the files as artifacts, and how far their outputs are from the super-network's.
+    """
+    with db.write() as session:
+        return exports.export(session, study, key, body)
+
+
+@router.post("/studies/{study}/proxies:score", status_code=202, responses=problems(404, 409))
+def score_proxies(study: NameInPath, body: ScoreIn, db: Db) -> ScoreOut:
+    """Score untrained architectures by zero-cost proxies."""
+    with db.write() as session:
+        return proxies.score(session, study, body)

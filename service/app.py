@@ -1,0 +1,141 @@
+"""The application: the REST interface and the dashboard over one database, and the process that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+import uvicorn
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from service import api
+from service.api.deps import Services
+from service.api.feed import Feed
+from service.api.install import TAGS
+from service.api.metrics import Metrics
+from service.core.errors import Invalid
+from service.db.artifacts import ArtifactStore
+from service.db.session import Database
+from service.settings import Settings
+
+MAX_BODY_BYTES = 16 * 2**20
+"""Bodies of requests, except artifacts."""
+
+LEASING_THREADS = 4
+GRACE_S = 5
+"""Seconds that open requests have to end at shutdown; streams and long-polls end at once."""
+
+DESCRIPTION = """\
+Neural architecture search as a service.
+
+Long work answers 202 with a job; follow it under `/v1/jobs`. Lists come in pages: pass `next_page_token` as
+`page_token`. Creating by name twice with the same body returns the first. Errors are `application/problem+json` that
+name each field. Times are UTC, metric units are part of the metrics' names (`latency_ms`, `macs`, `params`).
+"""
+
+
+def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
+    """The application. A database that is given stays open at the end; one made here is closed."""
+    db = database or Database(settings.database)
+    settings.artifact_folder.mkdir(parents=True, exist_ok=True)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reader = asyncio.create_task(services.feed.run())
+        try:
+            yield
+        finally:
+            services.feed.close()
+            with suppress(asyncio.CancelledError):
+                await reader
+            if database is None:
+                db.dispose()
+
+    services = Services(
+        settings=settings,
+        database=db,
+        artifacts=ArtifactStore(settings.artifact_folder),
+        feed=Feed(db, settings.poll_s),
+        metrics=Metrics(),
+        leasing=CapacityLimiter(LEASING_THREADS),
+    )
+    app = FastAPI(
+        title="Frontier",
+        version=version("frontier-nas"),
+        description=DESCRIPTION,
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        # The pages that FastAPI brings load scripts from the internet; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.database = db
+    app.state.settings = settings
+    api.install(app, services)
+    # The dashboard's router is included here.
+    return app
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Serves until SIGINT or SIGTERM. ``listener`` is a bound socket to use instead of binding one."""
+    app = create_app(settings)
+    with listener or bind(settings) as bound:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        asyncio.run(_serve(uvicorn.Server(config), app, bound))
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A socket on the settings' address. Without keys it must be this machine's own: raises `Invalid`."""
+    check_address(settings.host)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        raise Invalid("port", f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    return bound
+
+
+def check_address(host: str) -> None:
+    """Refuses addresses that other machines reach, while there are no keys that could keep them out."""
+    addresses = [host]
+    if host == "localhost":
+        addresses = ["127.0.0.1"]
+    with suppress(ValueError):
+        if all(ipaddress.ip_address(address).is_loopback for address in addresses):
+            return
+    raise Invalid(
+        "host",
+        f"{host!r} is not a loopback address: without keys anybody who reaches the server could use it; "
+        "bind 127.0.0.1 and forward the port, for example with ssh -L",
+    )
+
+
+async def _serve(server: uvicorn.Server, app: FastAPI, listener: socket.socket) -> None:
+    async def close_streams() -> None:
+        # uvicorn waits for open connections before it ends the lifespan, and streams would never end by themselves.
+        while not server.should_exit:
+            await asyncio.sleep(0.05)
+        app.state.services.feed.close()
+
+    watching = asyncio.create_task(close_streams())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watching.cancel()

@@ -1,0 +1,5 @@
+"""The command line: ``frontier``."""
+
+from service.cli.root import main
+
+__all__ = ["main"]

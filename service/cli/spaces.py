@@ -1,0 +1,87 @@
+"""``frontier spaces``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table
+from service.core.spaces import build_space
+from service.wire.spaces import SpaceIn
+
+app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the space.")]
+
+
+@app.command("list")
+def list_spaces(url: Url = None, as_json: AsJson = False) -> None:
+    """List search spaces."""
+    with connect(url) as client:
+        spaces = list(client.spaces.list())
+    if as_json:
+        show_json(spaces)
+        return
+    show_table(
+        ["name", "plug-in", "identity", "choices", "created"],
+        ((s.name, s.plugin, s.identity, len(s.choices), f"{s.created_at:%Y-%m-%d %H:%M}") for s in spaces),
+    )
+
+
+@app.command("show")
+def show(name: Name, url: Url = None, as_json: AsJson = False) -> None:
+    """Show a search space and its choices."""
+    with connect(url) as client:
+        space = client.spaces.get(name)
+    if as_json:
+        show_json(space)
+        return
+    show_fields(space.model_copy(update={"choices": len(space.choices)}), as_json=False)
+    show_table(["choice", "options"], ((c.name, ", ".join(map(str, c.options))) for c in space.choices))
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="Name for the space.")],
+    plugin: Annotated[str, typer.Option(help="Plug-in, for example mobilenetv3.")],
+    options: Annotated[str, typer.Option(help="Its options: a JSON object, or @FILE.")] = "{}",
+    identity: Annotated[
+        str, typer.Option(help="When two rows are the same architecture: function or row.")
+    ] = "function",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a search space."""
+    wanted = body(SpaceIn, name=name, plugin=plugin, options=parse_json(options, "--options"), identity=identity)
+    with connect(url) as client:
+        show_fields(client.spaces.create(wanted), as_json)
+
+
+@app.command("sample")
+def sample(
+    name: Name,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw architectures at random, with their costs."""
+    with connect(url) as client:
+        stored = client.spaces.get(name)
+    space = build_space(stored.plugin, stored.options, stored.identity)
+    genes = space.sample(count, np.random.default_rng(seed))
+    cost = space.cost(genes)
+    drawn = [
+        {"key": key, "config": config, "genes": row, **{metric: int(values[i]) for metric, values in cost.items()}}
+        for i, (key, config, row) in enumerate(
+            zip(space.keys(genes), space.to_configs(genes), genes.tolist(), strict=True)
+        )
+    ]
+    if as_json:
+        show_json(drawn)
+        return
+    show_table(
+        ["key", "MACs", "parameters", "config"], ((d["key"], d["macs"], d["params"], d["config"]) for d in drawn)
+    )

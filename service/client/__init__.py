@@ -1,0 +1,57 @@
+"""The typed client of the REST interface: what research pipelines, workers and the command line use.
+
+Needs httpx, pydantic and numpy, nothing else. ::
+
+    from service.client import Client
+
+    with Client("http://127.0.0.1:8470") as frontier:
+        for point in frontier.studies.front("digits").points:
+            print(point.metrics)
+
+Errors, as one tree::
+
+    FrontierClientError
+    ├── ConnectionFailed    no answer: the server is not there, or the connection broke
+    ├── UnexpectedAnswer    an answer that is not Frontier's: another server, or a much newer release
+    ├── DigestMismatch      a file arrived that is not the one asked for
+    ├── JobFailed           a job that was waited for did not succeed; carries the job
+    ├── WaitTimeout         a job that was waited for had not ended in time; carries the job
+    └── ApiError            the server refused: carries status, problem and request id
+        ├── NotFound        404
+        ├── Conflict        409
+        │   └── Stale       somebody else has a newer lease
+        ├── Invalid         422: the problem names each field
+        └── Unavailable     503, after several tries
+"""
+
+from service.client.client import Client
+from service.client.errors import (
+    ApiError,
+    Conflict,
+    ConnectionFailed,
+    DigestMismatch,
+    FrontierClientError,
+    Invalid,
+    JobFailed,
+    NotFound,
+    Stale,
+    Unavailable,
+    UnexpectedAnswer,
+    WaitTimeout,
+)
+
+__all__ = [
+    "ApiError",
+    "Client",
+    "Conflict",
+    "ConnectionFailed",
+    "DigestMismatch",
+    "FrontierClientError",
+    "Invalid",
+    "JobFailed",
+    "NotFound",
+    "Stale",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "WaitTimeout",
+]

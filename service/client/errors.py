@@ -1,0 +1,89 @@
+"""The client's errors; the tree is drawn in `service.client`."""
+
+from __future__ import annotations
+
+import httpx
+from pydantic import ValidationError
+
+from service.wire.base import Problem
+from service.wire.jobs import JobOut
+
+
+class FrontierClientError(Exception):
+    """The root of the tree."""
+
+
+class ConnectionFailed(FrontierClientError):
+    """There was no answer. The request may have been carried out or not."""
+
+
+class UnexpectedAnswer(FrontierClientError):
+    """The answer is not what this interface sends."""
+
+
+class DigestMismatch(FrontierClientError):
+    """The bytes that arrived are not those of the digest."""
+
+
+class JobFailed(FrontierClientError):
+    """The job ended otherwise than by succeeding."""
+
+    def __init__(self, job: JobOut) -> None:
+        reason = f": {job.reason}" if job.reason else ""
+        super().__init__(f"job {job.id} ({job.kind}) ended {job.state}{reason}")
+        self.job = job
+
+
+class WaitTimeout(FrontierClientError):
+    """The job has not ended yet. It goes on."""
+
+    def __init__(self, job: JobOut, seconds: float) -> None:
+        super().__init__(f"job {job.id} ({job.kind}) is {job.state} after {seconds:g} s")
+        self.job = job
+
+
+class ApiError(FrontierClientError):
+    """The server answered with a problem."""
+
+    def __init__(self, problem: Problem, request_id: str) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.status = problem.status
+        self.request_id = request_id
+
+
+class NotFound(ApiError):
+    """There is no such thing."""
+
+
+class Conflict(ApiError):
+    """It clashes with what is stored."""
+
+
+class Stale(Conflict):
+    """The lease is held by somebody else now."""
+
+
+class Invalid(ApiError):
+    """The request is wrong."""
+
+
+class Unavailable(ApiError):
+    """The server could not serve the request now."""
+
+
+_KINDS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 422: Invalid, 503: Unavailable}
+
+
+def error_of(response: httpx.Response) -> ApiError:
+    """The error that an answer of status 400 and above (its body read) stands for."""
+    try:
+        problem = Problem.model_validate_json(response.content, extra="ignore")
+    except ValidationError:
+        # Something between us and the server answered: keep the status, which says most.
+        detail = f"{response.request.method} {response.request.url} answered {response.status_code}"
+        problem = Problem(title=response.reason_phrase, status=response.status_code, detail=detail)
+    kind = _KINDS.get(response.status_code, ApiError)
+    if problem.type == "urn:frontier:stale":
+        kind = Stale
+    return kind(problem, response.headers.get("x-request-id", ""))

@@ -1,0 +1,277 @@
+"""What is searched and what was found: one class per resource."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar, final
+from urllib.parse import quote
+
+from service.client.http import Http
+from service.wire.base import Page
+from service.wire.jobs import JobOut, ScoreOut
+from service.wire.searches import AuditIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
+from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut, SupernetIn, SupernetOut
+from service.wire.studies import (
+    ArchitectureOut,
+    ExportIn,
+    FrontOut,
+    HypervolumeCurve,
+    MeasurementOut,
+    ScoreIn,
+    StudyIn,
+    StudyOut,
+)
+
+Item = TypeVar("Item")
+PAGE = 200
+Order = Literal["oldest", "newest"]
+
+
+def every(page: Callable[[str | None], Page[Item]]) -> Iterator[Item]:
+    """The items of all pages; ``page`` gets one by its token."""
+    token: str | None = None
+    while True:
+        found = page(token)
+        yield from found.items
+        token = found.next_page_token
+        if token is None:
+            return
+
+
+def part(name: object) -> str:
+    """A name as one part of a path."""
+    return quote(str(name), safe="")
+
+
+@final
+class Spaces:
+    """Search spaces."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def create(self, body: SpaceIn) -> SpaceOut:
+        """Creates a space, or returns the one that has this name and body."""
+        return self._http.post(SpaceOut, "/v1/spaces", body, repeatable=True)
+
+    def get(self, name: str) -> SpaceOut:
+        """One space."""
+        return self._http.get(SpaceOut, f"/v1/spaces/{part(name)}")
+
+    def page(self, size: int = PAGE, token: str | None = None) -> Page[SpaceOut]:
+        """One page of spaces."""
+        return self._http.get(Page[SpaceOut], "/v1/spaces", {"page_size": size, "page_token": token})
+
+    def list(self) -> Iterator[SpaceOut]:
+        """All spaces."""
+        return every(lambda token: self.page(token=token))
+
+
+@final
+class Datasets:
+    """Data sets that workers announced."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def page(self, size: int = PAGE, token: str | None = None) -> Page[DatasetOut]:
+        """One page of data sets."""
+        return self._http.get(Page[DatasetOut], "/v1/datasets", {"page_size": size, "page_token": token})
+
+    def list(self) -> Iterator[DatasetOut]:
+        """All data sets."""
+        return every(lambda token: self.page(token=token))
+
+
+@final
+class Supernets:
+    """Super-networks."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def create(self, body: SupernetIn) -> SupernetOut:
+        """Creates a super-network, or returns the one that has this name and body. `train` trains it."""
+        return self._http.post(SupernetOut, "/v1/supernets", body, repeatable=True)
+
+    def get(self, name: str) -> SupernetOut:
+        """One super-network."""
+        return self._http.get(SupernetOut, f"/v1/supernets/{part(name)}")
+
+    def page(self, size: int = PAGE, token: str | None = None) -> Page[SupernetOut]:
+        """One page of super-networks."""
+        return self._http.get(Page[SupernetOut], "/v1/supernets", {"page_size": size, "page_token": token})
+
+    def list(self) -> Iterator[SupernetOut]:
+        """All super-networks."""
+        return every(lambda token: self.page(token=token))
+
+    def train(self, name: str) -> JobOut:
+        """Trains it; the job can be waited for by `Client.jobs.wait`. A second call returns the same job."""
+        return self._http.post(JobOut, f"/v1/supernets/{part(name)}:train", repeatable=True)
+
+
+@final
+class Studies:
+    """Studies."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def create(self, body: StudyIn) -> StudyOut:
+        """Creates a study, or returns the one that has this name and body."""
+        return self._http.post(StudyOut, "/v1/studies", body, repeatable=True)
+
+    def get(self, name: str) -> StudyOut:
+        """One study."""
+        return self._http.get(StudyOut, _study(name))
+
+    def page(self, size: int = PAGE, token: str | None = None) -> Page[StudyOut]:
+        """One page of studies."""
+        return self._http.get(Page[StudyOut], "/v1/studies", {"page_size": size, "page_token": token})
+
+    def list(self) -> Iterator[StudyOut]:
+        """All studies."""
+        return every(lambda token: self.page(token=token))
+
+    def front(self, name: str, metrics: Sequence[str] | None = None) -> FrontOut:
+        """The Pareto front in these metrics; in the study's objectives by default."""
+        query = {"metrics": builtins.list(metrics) if metrics is not None else None}
+        return self._http.get(FrontOut, f"{_study(name)}/front", query)
+
+    def test_front(self, name: str) -> builtins.list[JobOut]:
+        """Measures the front on the test split; one job per architecture that has no test values yet."""
+        return self._http.post(builtins.list[JobOut], f"{_study(name)}/front:test", repeatable=True)
+
+    def hypervolume(self, name: str) -> builtins.list[HypervolumeCurve]:
+        """How the hypervolume of each search grew."""
+        return self._http.get(builtins.list[HypervolumeCurve], f"{_study(name)}/hypervolume")
+
+    def predicted(self, name: str, metric: str, search: int | None = None) -> PredictedOut:
+        """Predictions beside measurements, of one search (by its id) or all."""
+        query = {"metric": metric, "search": search}
+        return self._http.get(PredictedOut, f"{_study(name)}/predicted", query)
+
+    def architecture(self, name: str, key: str) -> ArchitectureOut:
+        """One architecture and what the study measured of it."""
+        return self._http.get(ArchitectureOut, f"{_study(name)}/architectures/{part(key)}")
+
+    def export(self, name: str, key: str, body: ExportIn | None = None) -> JobOut:
+        """Writes an architecture's trained network to files; the job's result is an `ExportResult`."""
+        path = f"{_study(name)}/architectures/{part(key)}:export"
+        return self._http.post(JobOut, path, body or ExportIn(), repeatable=False)
+
+    def score(self, name: str, body: ScoreIn) -> ScoreOut:
+        """Scores untrained architectures by zero-cost proxies."""
+        return self._http.post(ScoreOut, f"{_study(name)}/proxies:score", body, repeatable=False)
+
+    def measurements_page(self, name: str, size: int = PAGE, token: str | None = None) -> Page[MeasurementOut]:
+        """One page of measurements."""
+        query = {"page_size": size, "page_token": token}
+        return self._http.get(Page[MeasurementOut], f"{_study(name)}/measurements", query)
+
+    def measurements(self, name: str) -> Iterator[MeasurementOut]:
+        """All measurements of the study."""
+        return every(lambda token: self.measurements_page(name, token=token))
+
+    def trials(self, name: str, order: Order = "oldest") -> Iterator[TrialOut]:
+        """All trials of all its searches."""
+
+        def page(token: str | None) -> Page[TrialOut]:
+            query = {"page_size": PAGE, "page_token": token, "order": order}
+            return self._http.get(Page[TrialOut], f"{_study(name)}/trials", query)
+
+        return every(page)
+
+
+def _study(name: str) -> str:
+    return f"/v1/studies/{part(name)}"
+
+
+@final
+class Searches:
+    """Searches."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def create(self, study: str, body: SearchIn) -> SearchOut:
+        """Starts a search. With a name, returns the one that has this name and body."""
+        path = f"/v1/studies/{part(study)}/searches"
+        return self._http.post(SearchOut, path, body, repeatable=body.name is not None)
+
+    def get(self, search: int) -> SearchOut:
+        """One search, by its id."""
+        return self._http.get(SearchOut, f"/v1/searches/{search}")
+
+    def page(self, size: int = PAGE, token: str | None = None, study: str | None = None) -> Page[SearchOut]:
+        """One page of searches, of one study or all."""
+        query = {"page_size": size, "page_token": token, "study": study}
+        return self._http.get(Page[SearchOut], "/v1/searches", query)
+
+    def list(self, study: str | None = None) -> Iterator[SearchOut]:
+        """All searches, of one study or all."""
+        return every(lambda token: self.page(token=token, study=study))
+
+    def pause(self, search: int) -> SearchOut:
+        """Lets it ask no more until it is resumed."""
+        return self._http.post(SearchOut, f"/v1/searches/{search}:pause", repeatable=True)
+
+    def resume(self, search: int) -> SearchOut:
+        """Lets it ask again."""
+        return self._http.post(SearchOut, f"/v1/searches/{search}:resume", repeatable=True)
+
+    def cancel(self, search: int) -> SearchOut:
+        """Ends it for good."""
+        return self._http.post(SearchOut, f"/v1/searches/{search}:cancel", repeatable=True)
+
+    def trials_page(
+        self, search: int, size: int = PAGE, token: str | None = None, order: Order = "oldest"
+    ) -> Page[TrialOut]:
+        """One page of its trials."""
+        query = {"page_size": size, "page_token": token, "order": order}
+        return self._http.get(Page[TrialOut], f"/v1/searches/{search}/trials", query)
+
+    def trials(self, search: int, order: Order = "oldest") -> Iterator[TrialOut]:
+        """All its trials."""
+        return every(lambda token: self.trials_page(search, token=token, order=order))
+
+
+@final
+class Trials:
+    """Trials."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def get(self, trial: int) -> TrialOut:
+        """One trial, by its id."""
+        return self._http.get(TrialOut, f"/v1/trials/{trial}")
+
+
+@final
+class Predictors:
+    """Versions of predictors."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def get(self, predictor: int) -> PredictorOut:
+        """One version, by its id."""
+        return self._http.get(PredictorOut, f"/v1/predictors/{predictor}")
+
+    def page(
+        self, size: int = PAGE, token: str | None = None, study: str | None = None, search: int | None = None
+    ) -> Page[PredictorOut]:
+        """One page of versions, of a study or search or all."""
+        query = {"page_size": size, "page_token": token, "study": study, "search": search}
+        return self._http.get(Page[PredictorOut], "/v1/predictors", query)
+
+    def list(self, study: str | None = None, search: int | None = None) -> Iterator[PredictorOut]:
+        """All versions, of a study or search or all."""
+        return every(lambda token: self.page(token=token, study=study, search=search))
+
+    def audit(self, predictor: int, body: AuditIn) -> JobOut:
+        """Ranks a search's architectures by it; the job's result holds a `RankAudit` under ``audit``."""
+        return self._http.post(JobOut, f"/v1/predictors/{predictor}:audit", body, repeatable=False)
