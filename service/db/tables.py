@@ -20,6 +20,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -84,8 +85,8 @@ class Dataset(Base):
 
     __tablename__ = "datasets"
 
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(63), index=True)
     shape: Mapped[list[Any]]
     classes: Mapped[int]
     counts: Mapped[Obj]
@@ -116,7 +117,7 @@ class Supernet(Base):
     state: Mapped[str] = mapped_column(String(10), default="CREATED")
     weights: Mapped[str | None] = mapped_column(ForeignKey("artifacts.digest"))
     summary: Mapped[Obj] = mapped_column(default=dict)
-    body_hash: Mapped[str] = mapped_column(String(64))
+    body: Mapped[Obj]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -136,7 +137,7 @@ class Study(Base):
     evaluator: Mapped[Obj]
     seed: Mapped[int] = mapped_column(BigInteger)
     searches: Mapped[int] = mapped_column(default=0)
-    body_hash: Mapped[str] = mapped_column(String(64))
+    body: Mapped[Obj]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -163,7 +164,7 @@ class Context(Base):
 
 
 class Measurement(Base):
-    """One value; attempt 0 is the value, later attempts are replicates."""
+    """One value; attempt 0 is the value, later attempts are replicates. (job, token) tells a repeated report."""
 
     __tablename__ = "measurements"
     __table_args__ = (UniqueConstraint("architecture_id", "metric", "context_digest", "attempt"),)
@@ -176,6 +177,7 @@ class Measurement(Base):
     value: Mapped[float]
     seconds: Mapped[float]
     job_id: Mapped[int | None] = mapped_column(BigInteger)
+    token: Mapped[int | None]
     worker: Mapped[str | None] = mapped_column(String(63))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -213,7 +215,7 @@ class Search(Base):
     asks: Mapped[int] = mapped_column(default=0)
     completions: Mapped[int] = mapped_column(default=0)
     designer_state: Mapped[Obj] = mapped_column(default=dict)
-    body_hash: Mapped[str] = mapped_column(String(64))
+    body: Mapped[Obj]
     token: Mapped[int] = mapped_column(default=0)
     controller: Mapped[str | None] = mapped_column(String(63))
     leased_until: Mapped[datetime | None]
@@ -234,7 +236,11 @@ class Ask(Base):
 
 
 class Trial(Base):
-    """One suggestion and what became of it. `completion` orders ends within the search, from 1."""
+    """One suggestion and what became of it.
+
+    `completion` orders ends within the search, from 1. A trial that was asked for less than all objectives (proxies
+    alone) is no `evaluation`: the budget does not count it.
+    """
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -255,6 +261,7 @@ class Trial(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     suggestion: Mapped[str] = mapped_column(Text)
     probe: Mapped[bool] = mapped_column(default=False, server_default=false())
+    evaluation: Mapped[bool] = mapped_column(default=True, server_default=true())
     memo: Mapped[Obj]
     predicted: Mapped[Obj]
     metrics: Mapped[Obj] = mapped_column(default=dict)
@@ -302,7 +309,11 @@ class Worker(Base):
 
 
 class Job(Base):
-    """One unit of work. It refers to what it is about; its payload is put together when it is leased."""
+    """One unit of work. It refers to what it is about; its payload is put together when it is leased.
+
+    `payload` holds what the references do not say. A smaller `priority` is served first. The job's `token` grows with
+    every lease.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "state", "priority", "id"), Index(None, "state", "leased_until"))
@@ -321,9 +332,11 @@ class Job(Base):
     payload: Mapped[Obj]
     needs_dataset: Mapped[str | None] = mapped_column(String(64))
     needs_evaluator: Mapped[str | None] = mapped_column(String(63))
+    needs_device: Mapped[str | None] = mapped_column(String(80))
     needs_weights: Mapped[str | None] = mapped_column(String(64))
     token: Mapped[int] = mapped_column(default=0)
     worker: Mapped[str | None] = mapped_column(String(63))
+    lease_s: Mapped[float | None]
     leased_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
@@ -342,10 +355,11 @@ class Event(Base):
     """Something that happened; gapless numbers in commit order, taken from the counter `events`."""
 
     __tablename__ = "events"
+    __table_args__ = (Index(None, "study_id", "number"),)
 
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     kind: Mapped[str] = mapped_column(String(40))
-    study_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    study_id: Mapped[int | None] = mapped_column(BigInteger)
     search_id: Mapped[int | None] = mapped_column(BigInteger)
     body: Mapped[Obj]
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,363 @@
+"""The controller's side of searches: who advances one, what a designer sees of it, and what it answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from search_spaces.space import SearchSpace
+from service.core.errors import Conflict, Invalid, NotFound, Stale
+from service.core.history import History
+from service.core.metrics import Scope, metric
+from service.core.objectives import ANALYTIC, Constraint, Objective, minimised, violations
+from service.core.states import COUNTED, FAILURES, OPEN, SearchState, State
+from service.db import architectures, events, jobs, ledger, spaces, studies, trial_ends
+from service.db.paging import checked_id
+from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
+from service.search.designer import Suggestions
+from service.wire.base import Json, Metrics
+from service.wire.jobs import JobKind
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A controller's lease of a search; ``token`` is the fence."""
+
+    search_id: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` all that have ended."""
+
+    state: SearchState
+    asks: int
+    trials: int
+    open: int
+    counted: int
+    failures: int
+    completions: int
+    budget: int
+    batch: int
+    slack: int
+    max_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What an ask sees. ``completion`` is the last end seen, ``pending`` the numbers of the trials still open."""
+
+    search: Search
+    study: Study
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    history: History
+    completion: int
+    pending: list[int]
+
+
+def running(s: Session) -> list[int]:
+    """Ids of the searches that are to be advanced."""
+    return list(s.scalars(select(Search.id).where(Search.state == SearchState.RUNNING).order_by(Search.id)))
+
+
+def claim(s: Session, search_id: int, controller: str, lease_s: float) -> Claim | None:
+    """Leases a running search, or renews the controller's own lease; None while another controller has it."""
+    time = now()
+    free = or_(Search.controller.is_(None), Search.leased_until < time)
+    own = and_(Search.controller == controller, Search.controller.is_not(None))
+    statement = (
+        update(Search)
+        .where(Search.id == search_id, Search.state == SearchState.RUNNING, or_(own, free))
+        .values(
+            controller=controller,
+            leased_until=time + timedelta(seconds=lease_s),
+            token=case((own, Search.token), else_=Search.token + 1),
+        )
+        .returning(Search.token)
+    )
+    token = s.execute(statement, execution_options={"synchronize_session": False}).scalar_one_or_none()
+    return None if token is None else Claim(search_id, token)
+
+
+def release(s: Session, held: Claim) -> None:
+    """Gives a search back, so that another controller need not wait for the lease to run out."""
+    statement = update(Search).where(Search.id == held.search_id, Search.token == held.token)
+    s.execute(statement.values(leased_until=now()), execution_options={"synchronize_session": False})
+
+
+def progress(s: Session, search_id: int) -> Progress:
+    """How far a search is, in one query; or `NotFound`."""
+
+    def count(states: Iterable[State]) -> Any:
+        return func.count(case((Trial.state.in_(states), 1)))
+
+    counted = func.count(case((and_(Trial.state.in_(COUNTED), Trial.evaluation), 1)))
+    query = (
+        select(Search, func.count(Trial.id), count(OPEN), counted, count(FAILURES))
+        .outerjoin(Trial, Trial.search_id == Search.id)
+        .where(Search.id == checked_id(search_id, "search"))
+        .group_by(Search.id)
+        .execution_options(populate_existing=True)
+    )
+    found = s.execute(query).tuples().one_or_none()
+    if found is None:
+        raise NotFound("search", search_id)
+    search, trials, still_open, evaluated, failures = found
+    return Progress(
+        state=SearchState(search.state),
+        asks=search.asks,
+        trials=trials,
+        open=still_open,
+        counted=evaluated,
+        failures=failures,
+        completions=search.completions,
+        budget=search.budget,
+        batch=search.batch,
+        slack=search.slack,
+        max_failures=search.max_failures,
+    )
+
+
+def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
+    """What the next ask sees; or what a stored one had seen, so that it can be asked again.
+
+    Pending trials are shown as QUEUED: whether a worker has them already must not change what is suggested.
+    """
+    found = s.execute(
+        select(Search, Study, Space)
+        .join(Study, Study.id == Search.study_id)
+        .join(Space, Space.id == Study.space_id)
+        .where(Search.id == checked_id(search_id, "search"))
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    if found is None:
+        raise NotFound("search", search_id)
+    search, study, stored = found.tuple()
+    completion, state, below = search.completions, search.designer_state, search.asks
+    if ask is not None:
+        asked = s.get(Ask, (search_id, ask))
+        if asked is None:
+            raise NotFound("ask", ask)
+        completion, state, below = asked.seen["completion"], asked.state_before, ask
+    query = (
+        select(
+            Trial.number,
+            Trial.ask,
+            Architecture.genes,
+            Trial.fidelity,
+            Trial.state,
+            Trial.metrics,
+            Trial.predicted,
+            Trial.probe,
+            Trial.paid_s,
+            Trial.memo,
+            Trial.completion,
+        )
+        .join(Architecture, Architecture.id == Trial.architecture_id)
+        .where(Trial.search_id == search_id, Trial.ask < below)
+        .order_by(Trial.number)
+    )
+    rows = s.execute(query).tuples().all()
+    space, objectives, constraints = spaces.load(stored), studies.objectives(study), studies.constraints(study)
+    seen = [row[10] is not None and row[10] <= completion for row in rows]
+    metrics: list[Metrics] = [row[5] if ended else {} for row, ended in zip(rows, seen, strict=True)]
+    means = [{name: said["mean"] for name, said in row[6].items()} for row in rows]
+    history = History(
+        numbers=np.array([row[0] for row in rows], dtype=np.int64),
+        asks=np.array([row[1] for row in rows], dtype=np.int64),
+        genes=architectures.unpack([row[2] for row in rows], len(space.choices)),
+        fidelity=np.array([row[3] for row in rows], dtype=np.float64),
+        states=np.array(
+            [row[4] if ended else State.QUEUED.value for row, ended in zip(rows, seen, strict=True)], dtype="U10"
+        ),
+        objectives=minimised(objectives, metrics),
+        violations=violations(constraints, metrics),
+        predicted=minimised(objectives, means),
+        probe=np.array([row[7] for row in rows], dtype=bool),
+        cost_s=np.array([row[8] if ended else 0.0 for row, ended in zip(rows, seen, strict=True)], dtype=np.float64),
+        features={},
+        memo=tuple(row[9] for row in rows),
+        state=state,
+    )
+    pending = [row[0] for row, ended in zip(rows, seen, strict=True) if not ended]
+    return Snapshot(search, study, space, objectives, constraints, history, completion, pending)
+
+
+def record_ask(
+    s: Session,
+    held: Claim,
+    ask_number: int,
+    suggestions: Suggestions,
+    predictions: Sequence[Mapping[str, Mapping[str, float]]],
+    predictors: Mapping[str, int],
+    seen: Json,
+    wanted: Sequence[str],
+) -> list[int]:
+    """Stores an ask and its trials, in order; returns the trials' ids.
+
+    A trial of which all wanted metrics are known in the study's circumstances ends at once, reused; for the others
+    jobs are queued. Latencies are known only once a device is, at the lease.
+
+    Args:
+        held: the controller's lease; raises `Stale` if another has the search, it stopped, or this ask was made.
+        ask_number: must be the number of asks so far.
+        suggestions: what the designer answered; its state becomes the search's.
+        predictions: per suggestion metric → mean, epistemic_std and std.
+        predictors: metric → id of the predictor that made the predictions.
+        seen: what the ask had seen: last completion, pending trials, digests of predictors.
+        wanted: metrics of suggestions that name none.
+    """
+    search = trial_ends.lock_searches(s, [held.search_id]).get(held.search_id)
+    if search is None or search.token != held.token:
+        raise Stale(f"search {held.search_id} is advanced by another controller")
+    if search.state != SearchState.RUNNING or search.asks != ask_number:
+        raise Stale(f"search {held.search_id} is {search.state} with {search.asks} asks, not before ask {ask_number}")
+    study = s.get_one(Study, search.study_id)
+    weights = studies.weights(s, study)
+    s.add(Ask(search_id=search.id, number=ask_number, seen=seen, state_before=search.designer_state))
+    search.asks += 1
+    search.designer_state = dict(suggestions.state)
+    body: Json = {"ask": ask_number, "trials": len(suggestions.items)}
+    events.emit(s, "ask", study.id, search.id, body)
+    if not suggestions.items:
+        return []
+    space = spaces.load(spaces.row(s, study.space_id))
+    genes = np.stack([item.genes for item in suggestions.items])
+    trials = _trials(s, search, study, space, genes, suggestions, predictions, predictors, wanted)
+    ends = _reuse(s, study, weights, space, genes, trials)
+    trial_ends.end_trials(s, {search.id: search}, ends)
+    ended = {end.trial.id for end in ends}
+    queued = [trial for trial in trials if trial.id not in ended]
+    jobs.enqueue_all(s, JobKind.EVALUATE, [_job(study, weights, trial) for trial in queued])
+    trial_ends.queued(s, queued)
+    return [trial.id for trial in trials]
+
+
+def finish(s: Session, held: Claim, state: SearchState, reason: str) -> None:
+    """Ends a search; what is still open in it is cancelled. `Stale` if another controller has it."""
+    search = trial_ends.lock_searches(s, [held.search_id]).get(held.search_id)
+    if search is None or search.token != held.token:
+        raise Stale(f"search {held.search_id} is advanced by another controller")
+    if search.state in (SearchState.DONE, SearchState.FAILED, SearchState.CANCELLED):
+        raise Stale(f"search {held.search_id} is {search.state} already")
+    if state in (SearchState.RUNNING, SearchState.PAUSED):
+        raise Conflict(f"{state} is no end")
+    change_state(s, search, state, reason)
+
+
+def change_state(s: Session, search: Search, state: SearchState, reason: str) -> None:
+    """Puts a (locked) search into a state and tells of it; an end cancels what is open."""
+    search.state, search.reason = state, reason
+    if state not in (SearchState.RUNNING, SearchState.PAUSED):
+        search.ended_at = now()
+        search.controller, search.leased_until = None, None
+        trial_ends.cancel_open(s, search, f"the search ended: {reason or state}")
+    body = {"search": search.id, "name": search.name, "number": search.number, "state": state.value, "reason": reason}
+    events.emit(s, "search.state", search.study_id, search.id, body)
+
+
+# ---------------------------------------------------------------------- the parts of an ask
+
+
+def _trials(
+    s: Session,
+    search: Search,
+    study: Study,
+    space: SearchSpace,
+    genes: Any,
+    suggestions: Suggestions,
+    predictions: Sequence[Mapping[str, Mapping[str, float]]],
+    predictors: Mapping[str, int],
+    wanted: Sequence[str],
+) -> list[Trial]:
+    ids = architectures.ensure(s, space, genes)
+    first = s.scalars(select(func.coalesce(func.max(Trial.number), 0)).where(Trial.search_id == search.id)).one() + 1
+    objectives = {each["metric"] for each in study.objectives}
+    time = now()
+    trials = []
+    for index, (item, said) in enumerate(zip(suggestions.items, predictions, strict=True)):
+        metrics = list(wanted if item.metrics is None else item.metrics)
+        trials.append(
+            Trial(
+                search_id=search.id,
+                study_id=study.id,
+                number=first + index,
+                ask=search.asks - 1,
+                architecture_id=ids[index],
+                fidelity=item.fidelity,
+                wanted=metrics,
+                state=State.QUEUED.value,
+                suggestion=item.reason,
+                probe=item.probe,
+                evaluation=objectives <= set(metrics),
+                memo=dict(item.memo),
+                predicted=_predicted(index, said, predictors),
+                metrics={},
+                paid_s=0.0,
+                created_at=time,
+            )
+        )
+    s.add_all(trials)
+    s.flush()
+    return trials
+
+
+def _predicted(index: int, said: Mapping[str, Mapping[str, float]], predictors: Mapping[str, int]) -> Json:
+    for name, numbers in said.items():
+        if not all(math.isfinite(value) for value in numbers.values()):
+            raise Invalid(f"predictions.{index}.{name}", f"must be finite numbers, are {dict(numbers)}")
+    return {name: {**numbers, "predictor": predictors.get(name)} for name, numbers in said.items()}
+
+
+def _reuse(
+    s: Session, study: Study, weights: str | None, space: SearchSpace, genes: Any, trials: Sequence[Trial]
+) -> list[trial_ends.TrialEnd]:
+    """Ends of the trials that need not be measured; the study links what they use."""
+    questions = [
+        ledger.Question(
+            trial.architecture_id,
+            tuple(trial.wanted),
+            studies.circumstances_with(study, weights, fidelity=trial.fidelity),
+        )
+        for trial in trials
+    ]
+    answers = ledger.known(s, questions)
+    costs = {name: values.tolist() for name, values in space.cost(genes).items() if name in ANALYTIC}
+    ends, links, entries = [], [], []
+    for index, (trial, question, known) in enumerate(zip(trials, questions, answers, strict=True)):
+        counted = {n: float(costs[n][index]) for n in trial.wanted if metric(n).scope is Scope.ANALYTIC}
+        if set(trial.wanted) - counted.keys() - known.keys():
+            continue
+        values = {**counted, **{name: one.value for name, one in known.items()}}
+        ends.append(
+            trial_ends.TrialEnd(trial, State.SUCCEEDED, metrics={n: values[n] for n in trial.wanted}, reused=True)
+        )
+        links.append((study.id, [one.measurement_id for one in known.values()]))
+        entries.append(ledger.Entry(trial.architecture_id, question.circumstances, counted, study_id=study.id))
+    ledger.record_all(s, entries)
+    ledger.link(s, links)
+    return ends
+
+
+def _job(study: Study, weights: str | None, trial: Trial) -> dict[str, Any]:
+    devices = [device for name in trial.wanted if (device := name.partition("@")[2])]
+    return {
+        "study_id": study.id,
+        "search_id": trial.search_id,
+        "trial_id": trial.id,
+        "architecture_id": trial.architecture_id,
+        "needs_dataset": study.task["digest"],
+        "needs_evaluator": study.evaluator["name"],
+        "needs_weights": weights,
+        "needs_device": devices[0] if devices else None,
+    }

@@ -1,0 +1,293 @@
+"""What a study has found: its front, hypervolumes, predictions beside measurements, single architectures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from predictors.ranking import concordance, kendall_tau
+from search_spaces.space import Genes, SearchSpace
+from service.core import pareto
+from service.core.errors import NotFound
+from service.core.metrics import Scope, metric
+from service.core.objectives import ANALYTIC, Direction, Objective, Values, minimised
+from service.core.states import COUNTED
+from service.db import architectures, ledger, spaces, studies
+from service.db.architectures import unpack
+from service.db.paging import checked_id, slice_of
+from service.db.tables import Architecture, Context, Measurement, Search, Study, StudyMeasurement, Trial
+from service.wire.base import Json, Metrics, Page
+from service.wire.searches import PredictedOut, PredictedPoint, RankAudit
+from service.wire.studies import (
+    ArchitectureOut,
+    FrontOut,
+    FrontPoint,
+    HypervolumeCurve,
+    MeasurementOut,
+    ObjectiveOut,
+)
+
+_AUDIT_SEED = 0
+"""Of the bootstrap: the same rows give the same interval."""
+
+_LEAST_RANKED = 3
+
+
+def front(s: Session, study_name: str, metrics: Sequence[str] | None = None) -> FrontOut:
+    """The non-dominated architectures of a study, measured at its task, weights and highest fidelity.
+
+    Values are means over the replicates linked to the study; an architecture that breaks a constraint, or of which
+    a constraint's metric was not measured, is on no front. Latencies are those of the device with the most
+    measurements. ``metrics`` span the front, by default the objectives.
+    """
+    study = studies.row(s, study_name)
+    objectives = studies.objectives(study)
+    shown = list(dict.fromkeys(metrics)) if metrics else [each.metric for each in objectives]
+    axes = [_axis(name, objectives) for name in shown]
+    chosen, candidates, volume = _chosen(s, study, axes, objectives)
+    return FrontOut(
+        metrics=shown,
+        points=_points(s, study, chosen),
+        hypervolume=volume,
+        scaling=[ObjectiveOut(metric=o.metric, direction=o.direction, bounds=o.bounds) for o in objectives],
+        candidates=candidates,
+    )
+
+
+def hypervolume(s: Session, study_name: str) -> list[HypervolumeCurve]:
+    """How the hypervolume of each search grew with its evaluations, by trial number."""
+    study = studies.row(s, study_name)
+    objectives = studies.objectives(study)
+    metrics: dict[int, list[Metrics]] = {}
+    query = (
+        select(Trial.search_id, Trial.metrics, Trial.fidelity)
+        .where(Trial.study_id == study.id, Trial.state.in_(COUNTED), Trial.evaluation)
+        .order_by(Trial.search_id, Trial.number)
+    )
+    for search_id, measured, fidelity in s.execute(query).tuples():
+        # A cheaper evaluation counts towards the budget; its values are not of the full one.
+        metrics.setdefault(search_id, []).append(measured if fidelity == 1.0 else {})
+    result = []
+    searches = select(Search.id, Search.number, Search.designer).where(Search.study_id == study.id)
+    for search_id, number, designer in s.execute(searches.order_by(Search.number)).tuples():
+        rows = metrics.get(search_id, [])
+        values, within = minimised(objectives, rows), studies.within(study, rows)
+        curve = pareto.hypervolume_curve(objectives, values, within)
+        result.append(
+            HypervolumeCurve(
+                search=number,
+                designer=designer,
+                evaluations=list(range(1, len(rows) + 1)),
+                hypervolume=curve.tolist(),
+            )
+        )
+    return result
+
+
+def predicted(s: Session, study_name: str, name: str, search_id: int | None = None) -> PredictedOut:
+    """Predictions made before the measurement, beside what was measured; of one search, or of all of a study.
+
+    Ranks are of probes alone, with a 95 % bootstrap interval. The baselines say that more MACs (parameters) are
+    better: their taus are signed so that positive means they are right.
+    """
+    study = studies.row(s, study_name)
+    query = (
+        select(Trial, Architecture.key, Architecture.genes)
+        .join(Architecture, Architecture.id == Trial.architecture_id)
+        .where(Trial.study_id == study.id, Trial.state.in_(COUNTED), Trial.fidelity == 1.0)
+        .order_by(Trial.id)
+    )
+    if search_id is not None:
+        found = s.get(Search, checked_id(search_id, "search"))
+        if found is None or found.study_id != study.id:
+            raise NotFound("search", search_id)
+        query = query.where(Trial.search_id == search_id)
+    rows = [row for row in s.execute(query).tuples() if name in row[0].predicted and name in row[0].metrics]
+    points = [
+        PredictedPoint(
+            trial=trial.id,
+            number=trial.number,
+            key=key,
+            probe=trial.probe,
+            predicted=trial.predicted[name]["mean"],
+            std=trial.predicted[name]["std"],
+            measured=trial.metrics[name],
+        )
+        for trial, key, _ in rows
+    ]
+    space = spaces.load(spaces.row(s, study.space_id))
+    genes = unpack([row[2] for row in rows], len(space.choices))
+    probe = np.array([point.probe for point in points], dtype=bool)
+    means = np.array([point.predicted for point in points], dtype=np.float64)
+    measured = np.array([point.measured for point in points], dtype=np.float64)
+    batches = np.unique([[row[0].search_id, row[0].ask] for row in rows] or [[0, 0]], axis=0, return_inverse=True)[1]
+    batches = batches.ravel()[: len(rows)]
+    agreed = concordance(means[~probe], measured[~probe], batches[~probe], np.random.default_rng(_AUDIT_SEED), n_boot=1)
+    return PredictedOut(
+        metric=name,
+        points=points,
+        probes=_audit(space, name, genes[probe], means[probe], measured[probe]),
+        chosen_concordance=_finite(agreed.value),
+    )
+
+
+def architecture(s: Session, study_name: str, key: str) -> ArchitectureOut:
+    """One architecture and what the study has measured of it; `NotFound` for an unknown key."""
+    study = studies.row(s, study_name)
+    stored = spaces.row(s, study.space_id)
+    found = architectures.row(s, stored.digest, key)
+    space = spaces.load(stored)
+    genes = unpack([found.genes], len(space.choices))
+    measured, tested = _values(s, study, [found.id])
+    objectives = studies.objectives(study)
+    return ArchitectureOut(
+        key=key,
+        config=dict(space.to_configs(genes)[0]),
+        genes=genes[0].tolist(),
+        metrics=measured.get(found.id, {}),
+        test_metrics=tested.get(found.id, {}),
+        on_front=found.id in _chosen(s, study, objectives, objectives)[0],
+        graph=_graph(space, genes),
+    )
+
+
+def measurements(s: Session, study_name: str, size: int, token: str | None = None) -> Page[MeasurementOut]:
+    """The measurements that a study links, in the order in which they were recorded."""
+    study = studies.row(s, study_name)
+    query = (
+        select(Measurement, Architecture.key, Context.body)
+        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
+        .join(Architecture, Architecture.id == Measurement.architecture_id)
+        .join(Context, Context.digest == Measurement.context_digest)
+        .where(StudyMeasurement.study_id == study.id)
+    )
+    rows, following = slice_of(s, query, [StudyMeasurement.measurement_id], size, token)
+    items = [
+        MeasurementOut(
+            id=found.id,
+            key=key,
+            metric=found.metric,
+            value=found.value,
+            context=context,
+            attempt=found.attempt,
+            seconds=found.seconds,
+            worker=found.worker,
+            created_at=found.created_at,
+        )
+        for found, key, context, _ in rows
+    ]
+    return Page(items=items, next_page_token=following)
+
+
+# ---------------------------------------------------------------------- the front
+
+
+def _axis(name: str, objectives: Sequence[Objective]) -> Objective:
+    """A metric as an axis of a front. Bounds play no part in what dominates."""
+    for objective in objectives:
+        if objective.metric == name:
+            return objective
+    direction = metric(name).direction
+    return Objective(name, direction, (0.0, 1.0) if direction is Direction.MINIMISE else (1.0, 0.0))
+
+
+def _chosen(
+    s: Session, study: Study, axes: Sequence[Objective], objectives: Sequence[Objective]
+) -> tuple[list[int], int, float | None]:
+    """Architecture ids of the front by the first axis, the number of candidates, and the hypervolume."""
+    constraints = studies.constraints(study)
+    wanted = list(dict.fromkeys([axis.metric for axis in axes] + [limit.metric for limit in constraints]))
+    found = ledger.values(s, study.id, studies.circumstances(s, study), wanted)
+    ids = sorted(found)
+    rows = [found[each] for each in ids]
+    values = minimised(axes, rows)
+    within = studies.within(study, rows)
+    usable = within & np.isfinite(values).all(axis=1)
+    chosen = [ids[index] for index in pareto.front(values, within).tolist()]
+    same = {axis.metric for axis in axes} == {each.metric for each in objectives}
+    volume = pareto.hypervolume(objectives, minimised(objectives, rows), within) if same and usable.any() else None
+    return chosen, int(usable.sum()), volume
+
+
+def _points(s: Session, study: Study, ids: Sequence[int]) -> list[FrontPoint]:
+    if not ids:
+        return []
+    measured, tested = _values(s, study, ids)
+    stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(ids)))}
+    space = spaces.load(spaces.row(s, study.space_id))
+    configs = space.to_configs(unpack([stored[each].genes for each in ids], len(space.choices)))
+    first: dict[int, tuple[int, int]] = {}
+    trials = (
+        select(Trial.architecture_id, Trial.id, Search.number)
+        .join(Search, Search.id == Trial.search_id)
+        .where(Trial.study_id == study.id, Trial.architecture_id.in_(ids), Trial.state.in_(COUNTED))
+        .order_by(Trial.ended_at, Trial.id)
+    )
+    for architecture_id, trial, search in s.execute(trials).tuples():
+        first.setdefault(architecture_id, (trial, search))
+    return [
+        FrontPoint(
+            key=stored[each].key,
+            config=dict(config),
+            metrics=measured.get(each, {}),
+            test_metrics=tested.get(each, {}),
+            trial=first[each][0] if each in first else None,
+            search=first[each][1] if each in first else None,
+        )
+        for each, config in zip(ids, configs, strict=True)
+    ]
+
+
+def _values(s: Session, study: Study, ids: Sequence[int]) -> tuple[dict[int, Metrics], dict[int, Metrics]]:
+    """Everything the study measures of some architectures: on its own split, and on the test split."""
+    weights = studies.weights(s, study)
+    names = list(dict.fromkeys([*study.metrics, *ANALYTIC]))
+    here = ledger.study_contexts(s, study.id, studies.circumstances_with(study, weights), names)
+    on_task = [name for name in study.metrics if metric(name).scope is Scope.TASK]
+    tested = ledger.study_contexts(s, study.id, studies.circumstances_with(study, weights, "test"), on_task)
+    measured = _ordered(names, ledger.means(s, study.id, here, ids))
+    return measured, _ordered(names, ledger.means(s, study.id, tested, ids))
+
+
+def _ordered(names: Sequence[str], found: Mapping[int, Metrics]) -> dict[int, Metrics]:
+    return {each: {name: values[name] for name in names if name in values} for each, values in found.items()}
+
+
+# ---------------------------------------------------------------------- audits and graphs
+
+
+def _audit(space: SearchSpace, name: str, genes: Genes, means: Values, measured: Values) -> RankAudit:
+    """Tau of the predictions, and of counting, on the same rows; None where it is undefined or on fewer than three."""
+    if len(measured) < _LEAST_RANKED:
+        return RankAudit(kendall_tau=None, ci_low=None, ci_high=None, macs_tau=None, params_tau=None, n=len(measured))
+    rng = np.random.default_rng(_AUDIT_SEED)
+    tau = kendall_tau(means, measured, rng, level=0.95)
+    # Counting predicts that the larger network is the better one.
+    sign = -1.0 if metric(name).direction is Direction.MINIMISE else 1.0
+    costs = space.cost(genes)
+    baselines = {each: kendall_tau(sign * costs[each], measured, rng, n_boot=1).value for each in ANALYTIC}
+    return RankAudit(
+        kendall_tau=_finite(tau.value),
+        ci_low=_finite(tau.low),
+        ci_high=_finite(tau.high),
+        macs_tau=_finite(baselines["macs"]),
+        params_tau=_finite(baselines["params"]),
+        n=len(measured),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _graph(space: SearchSpace, genes: Genes) -> Json:
+    graph = space.graphs(genes)
+    kinds = graph.operations[0]
+    kept = np.flatnonzero(kinds >= 0)
+    place = {int(node): index for index, node in enumerate(kept)}
+    edges = [[place[int(a)], place[int(b)]] for a, b in np.argwhere(graph.adjacency[0]) if a in place and b in place]
+    return {"nodes": [graph.labels[int(kinds[node])] for node in kept], "edges": edges}

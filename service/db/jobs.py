@@ -1,0 +1,124 @@
+"""Jobs as rows: made, read, listed. `service.db.queue` moves them through their states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.core.errors import NotFound
+from service.core.states import State
+from service.db import events
+from service.db.paging import checked_id, slice_of
+from service.db.rows import chunks
+from service.db.tables import Job, Study
+from service.wire.base import Page
+from service.wire.jobs import JobKind, JobOut
+
+PRIORITIES: Mapping[JobKind, int] = {
+    # A search waits for its fits; a person waits for exports.
+    JobKind.FIT: -20,
+    JobKind.PREDICT: -10,
+    JobKind.EXPORT: -10,
+    JobKind.REPLAY: 0,
+    JobKind.EVALUATE: 0,
+    JobKind.TRAIN_SUPERNET: 0,
+    JobKind.SCORE: 10,
+}
+"""Smaller is served first; jobs of one priority in the order in which they were made."""
+
+
+def enqueue(s: Session, kind: JobKind, **refs: Any) -> Job:
+    """One new job. ``refs`` are columns of `Job`: what it is about, what it needs, ``payload``."""
+    return enqueue_all(s, kind, [refs])[0]
+
+
+def enqueue_all(s: Session, kind: JobKind, refs: Sequence[Mapping[str, Any]]) -> list[Job]:
+    """New jobs of one kind, in this order."""
+    made = [Job(**{"kind": kind, "priority": PRIORITIES[kind], "payload": {}, **each}) for each in refs]
+    s.add_all(made)
+    s.flush()
+    announce(s, made)
+    return made
+
+
+def announce(s: Session, jobs: Sequence[Job]) -> None:
+    """An event for each job that came into its present state. Those of trials speak through their trials."""
+    for job in jobs:
+        if job.trial_id is None:
+            body = {"job": job.id, "kind": job.kind, "state": job.state, "reason": job.reason}
+            events.emit(s, "job.state", job.study_id, job.search_id, body)
+
+
+def get(s: Session, job_id: int) -> JobOut:
+    """One job, or `NotFound`."""
+    return views(s, [row(s, job_id)])[0]
+
+
+def row(s: Session, job_id: int, *, lock: bool = False) -> Job:
+    """The stored row; ``lock`` keeps others from changing it until the transaction ends."""
+    query = select(Job).where(Job.id == checked_id(job_id, "job")).execution_options(populate_existing=True)
+    found = s.scalars(query.with_for_update() if lock else query).one_or_none()
+    if found is None:
+        raise NotFound("job", job_id)
+    return found
+
+
+def page(
+    s: Session,
+    size: int,
+    token: str | None = None,
+    *,
+    state: State | None = None,
+    kind: JobKind | None = None,
+    study: str | None = None,
+    search: int | None = None,
+) -> Page[JobOut]:
+    """Jobs, newest first; all, or those that pass every filter given."""
+    query = select(Job)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    if study is not None:
+        query = query.where(Job.study_id == select(Study.id).where(Study.name == study).scalar_subquery())
+    if search is not None:
+        query = query.where(Job.search_id == checked_id(search, "search"))
+    rows, following = slice_of(s, query, [Job.id], size, token, descending=True)
+    return Page(items=views(s, [found[0] for found in rows]), next_page_token=following)
+
+
+def counts(s: Session) -> dict[State, int]:
+    """How many jobs are in each state."""
+    grouped = select(Job.state, func.count()).group_by(Job.state)
+    return {State(state): number for state, number in s.execute(grouped).tuples()}
+
+
+def views(s: Session, jobs: Sequence[Job]) -> list[JobOut]:
+    """Jobs as they are shown; the names of their studies come in one query."""
+    wanted = sorted({job.study_id for job in jobs if job.study_id is not None})
+    names: dict[int, str] = {}
+    for some in chunks(wanted):
+        names.update(s.execute(select(Study.id, Study.name).where(Study.id.in_(some))).tuples().all())
+    return [
+        JobOut(
+            id=job.id,
+            kind=JobKind(job.kind),
+            state=State(job.state),
+            reason=job.reason,
+            study=names[job.study_id] if job.study_id is not None else None,
+            search=job.search_id,
+            trial=job.trial_id,
+            worker=job.worker,
+            attempts=job.attempts,
+            progress=job.progress,
+            result=job.result,
+            traceback=job.traceback,
+            created_at=job.created_at,
+            leased_at=job.leased_at,
+            ended_at=job.ended_at,
+        )
+        for job in jobs
+    ]

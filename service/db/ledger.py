@@ -1,0 +1,355 @@
+"""Measurements: stored once, with how they were obtained, and looked up before anything is paid for again.
+
+A measurement is unique by (architecture, metric, context digest, attempt). The first accepted is the value
+(attempt 0), later ones are replicates. Metrics of analytic scope have one value and no replicates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from service.core.errors import Invalid, Unavailable
+from service.core.metrics import Circumstances, Scope, context_digest, metric
+from service.db.rows import chunks, insert_new
+from service.db.tables import Context, Measurement, StudyMeasurement, now
+from service.wire.base import Json, Metrics
+
+LATENCY_AGE_S = 7 * 86400.0
+"""Metrics of device scope that are older are measured again, unless settings say otherwise."""
+
+_ROUNDS = 8
+"""Bound of the tries to find a free attempt while others record the same metric of the same architecture."""
+
+_Place = tuple[int, str, str]  # architecture, metric, context digest
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one report says of one architecture. ``seconds`` were paid for all values together."""
+
+    architecture_id: int
+    circumstances: Circumstances
+    values: Metrics
+    seconds: float = 0.0
+    job_id: int | None = None
+    token: int | None = None
+    worker: str | None = None
+    study_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which of these metrics are known of an architecture in these circumstances?"""
+
+    architecture_id: int
+    metrics: tuple[str, ...]
+    circumstances: Circumstances
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A stored value that may be used instead of measuring."""
+
+    measurement_id: int
+    value: float
+
+
+def context_of(circumstances: Circumstances, name: str) -> Json:
+    """The context of a metric; ``name@device`` belongs to that device whatever the circumstances are."""
+    device = name.partition("@")[2]
+    return (replace(circumstances, device=device) if device else circumstances).context(name)
+
+
+def record(
+    s: Session,
+    architecture_id: int,
+    circumstances: Circumstances,
+    values: Metrics,
+    seconds: float = 0.0,
+    job_id: int | None = None,
+    worker: str | None = None,
+    study_id: int | None = None,
+) -> list[int]:
+    """Records one report's values; see `record_all`."""
+    return record_all(
+        s,
+        [
+            Entry(
+                architecture_id,
+                circumstances,
+                values,
+                seconds=seconds,
+                job_id=job_id,
+                worker=worker,
+                study_id=study_id,
+            )
+        ],
+    )[0]
+
+
+def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
+    """Measurement ids per entry, in the order of its values; studies link what is recorded for them.
+
+    A report that comes twice (same job and token) is recorded once. The seconds of an entry are shared out evenly
+    among its values that were measured. Raises `Invalid` for a value that is not finite, naming the metric.
+    """
+    for entry in entries:
+        for name, value in entry.values.items():
+            if not math.isfinite(value):
+                raise Invalid(f"metrics.{name}", f"must be a finite number, is {value}")
+    contexts = [{name: context_of(entry.circumstances, name) for name in entry.values} for entry in entries]
+    digests = [{name: context_digest(context) for name, context in each.items()} for each in contexts]
+    bodies = {
+        digest: context
+        for named, each in zip(digests, contexts, strict=True)
+        for digest, context in zip(named.values(), each.values(), strict=True)
+    }
+    insert_new(s, Context, [{"digest": digest, "body": bodies[digest]} for digest in sorted(bodies)])
+    rows = [row for entry, named in zip(entries, digests, strict=True) for row in _rows(entry, named)]
+    ids = iter(_insert(s, rows))
+    result = [[next(ids) for _ in entry.values] for entry in entries]
+    link(s, [(entry.study_id, ids) for entry, ids in zip(entries, result, strict=True) if entry.study_id is not None])
+    return result
+
+
+def link(s: Session, links: Sequence[tuple[int, Sequence[int]]]) -> None:
+    """Lets studies (by id) use measurements (by id); a link that is there stays."""
+    pairs = sorted({(study, measurement) for study, measurements in links for measurement in measurements})
+    for some in chunks(pairs):
+        insert_new(s, StudyMeasurement, [{"study_id": study, "measurement_id": each} for study, each in some])
+
+
+def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_AGE_S) -> list[dict[str, Known]]:
+    """Per question what is known, by metric, without analytic metrics: those are computed, not looked up.
+
+    The first accepted value; of device scope the newest, if it is younger than ``max_age_s``, and nothing where the
+    device is not known. One query per 5000 architectures, whatever they are asked for.
+    """
+    places = [_places(question) for question in questions]
+    every = sorted({place for each in places for place in each.values()})
+    youngest = now() - timedelta(seconds=max_age_s)
+    found: dict[_Place, Known] = {}
+    metrics, digests = sorted({p[1] for p in every}), sorted({p[2] for p in every})
+    for some in chunks(sorted({place[0] for place in every})):
+        query = (
+            select(
+                Measurement.architecture_id,
+                Measurement.metric,
+                Measurement.context_digest,
+                Measurement.attempt,
+                Measurement.id,
+                Measurement.value,
+                Measurement.created_at,
+            )
+            .where(Measurement.architecture_id.in_(some))
+            .where(Measurement.metric.in_(metrics), Measurement.context_digest.in_(digests))
+            .order_by(Measurement.architecture_id, Measurement.metric, Measurement.context_digest, Measurement.attempt)
+        )
+        for architecture, name, digest, _, measurement, value, at in s.execute(query).tuples():
+            place = (architecture, name, digest)
+            if metric(name).scope is Scope.DEVICE:
+                if at >= youngest:
+                    found[place] = Known(measurement, value)
+            else:
+                found.setdefault(place, Known(measurement, value))
+    return [{name: found[place] for name, place in each.items() if place in found} for each in places]
+
+
+def lookup(
+    s: Session,
+    architecture_ids: Sequence[int],
+    metrics: Sequence[str],
+    circumstances: Circumstances,
+    max_age_s: float = LATENCY_AGE_S,
+) -> dict[tuple[int, str], float]:
+    """(architecture, metric) → value, of what is known in these circumstances; see `known`."""
+    questions = [Question(each, tuple(metrics), circumstances) for each in architecture_ids]
+    answers = known(s, questions, max_age_s)
+    return {
+        (architecture, name): one.value
+        for architecture, answer in zip(architecture_ids, answers, strict=True)
+        for name, one in answer.items()
+    }
+
+
+def study_contexts(s: Session, study_id: int, circumstances: Circumstances, metrics: Sequence[str]) -> dict[str, str]:
+    """Metric → digest of the context in which a study reads it; metrics never measured may be missing.
+
+    Task metrics belong to the study's circumstances. Latencies and proxies may have been measured in several
+    contexts (devices, seeds): the one with the most measurements linked to the study counts, by digest if equal.
+    """
+    fixed = {
+        name: context_digest(context_of(circumstances, name))
+        for name in metrics
+        if metric(name).scope in (Scope.ANALYTIC, Scope.TASK) or "@" in name
+    }
+    open_ones = [name for name in metrics if name not in fixed]
+    if not open_ones:
+        return fixed
+    counted = (
+        select(Measurement.metric, Measurement.context_digest)
+        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
+        .where(StudyMeasurement.study_id == study_id, Measurement.metric.in_(open_ones))
+        .group_by(Measurement.metric, Measurement.context_digest)
+        .order_by(Measurement.metric, func.count(), Measurement.context_digest.desc())
+    )
+    return {**fixed, **dict(s.execute(counted).tuples().all())}
+
+
+def means(
+    s: Session, study_id: int, contexts: Mapping[str, str], architecture_ids: Sequence[int] | None = None
+) -> dict[int, Metrics]:
+    """Architecture → metric → mean over the replicates linked to the study, each metric in its context."""
+    result: dict[int, Metrics] = {}
+    if not contexts or (architecture_ids is not None and not architecture_ids):
+        return result
+    query = (
+        select(Measurement.architecture_id, Measurement.metric, func.avg(Measurement.value))
+        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
+        .where(StudyMeasurement.study_id == study_id)
+        .where(tuple_(Measurement.metric, Measurement.context_digest).in_(sorted(contexts.items())))
+        .group_by(Measurement.architecture_id, Measurement.metric)
+    )
+    parts = [query]
+    if architecture_ids is not None:
+        parts = [query.where(Measurement.architecture_id.in_(some)) for some in chunks(sorted(set(architecture_ids)))]
+    for part in parts:
+        for architecture, name, value in s.execute(part).tuples():
+            result.setdefault(architecture, {})[name] = float(value)
+    return result
+
+
+def values(s: Session, study_id: int, circumstances: Circumstances, metrics: Sequence[str]) -> dict[int, Metrics]:
+    """Architecture → metric → mean over replicates, of all that a study has measured in these circumstances."""
+    return means(s, study_id, study_contexts(s, study_id, circumstances, metrics))
+
+
+# ---------------------------------------------------------------------- recording
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    place: _Place
+    value: float
+    seconds: float
+    job_id: int | None
+    token: int | None
+    worker: str | None
+
+    @property
+    def identity(self) -> object:
+        """Rows with equal identities are one measurement; None: equal to no other."""
+        if metric(self.place[1]).scope is Scope.ANALYTIC:
+            return self.place
+        return None if self.job_id is None else (self.place, self.job_id, self.token)
+
+
+def _rows(entry: Entry, digests: Mapping[str, str]) -> list[_Row]:
+    analytic = {name for name in entry.values if metric(name).scope is Scope.ANALYTIC}
+    share = entry.seconds / max(len(entry.values) - len(analytic), 1)
+    return [
+        _Row(
+            place=(entry.architecture_id, name, digests[name]),
+            value=float(value),
+            seconds=0.0 if name in analytic else share,
+            job_id=entry.job_id,
+            token=entry.token,
+            worker=entry.worker,
+        )
+        for name, value in entry.values.items()
+    ]
+
+
+def _insert(s: Session, rows: Sequence[_Row]) -> list[int]:
+    """Ids in the order of the rows. Attempts are taken in that order; who loses a race takes the next one."""
+    ids: dict[int, int] = {}
+    time = now()
+    for _ in range(_ROUNDS):
+        todo = [index for index in range(len(rows)) if index not in ids]
+        if not todo:
+            break
+        stored, free = _stored(s, [rows[index] for index in todo])
+        planned: dict[tuple[_Place, int], list[int]] = {}
+        leaders: dict[object, list[int]] = {}
+        for index in todo:
+            row = rows[index]
+            if row.identity in stored:
+                ids[index] = stored[row.identity]
+            elif row.identity in leaders:
+                leaders[row.identity].append(index)
+            else:
+                attempt = free.get(row.place, 0)
+                free[row.place] = attempt + 1
+                planned[row.place, attempt] = [index]
+                if row.identity is not None:
+                    leaders[row.identity] = planned[row.place, attempt]
+        for some in chunks(sorted(planned)):
+            values = [_values(rows[planned[each][0]], each[1], time) for each in some]
+            for architecture, name, digest, attempt, measurement in insert_new(s, Measurement, values, *_RETURNED):
+                for index in planned[(architecture, name, digest), attempt]:
+                    ids[index] = measurement
+    if len(ids) < len(rows):
+        raise Unavailable("too many others record the same metric of the same architecture: try again")
+    return [ids[index] for index in range(len(rows))]
+
+
+def _stored(s: Session, rows: Sequence[_Row]) -> tuple[dict[object, int], dict[_Place, int]]:
+    """Identity → id of what is stored, and the next free attempt of each place."""
+    stored: dict[object, int] = {}
+    free: dict[_Place, int] = {}
+    names, digests = {row.place[1] for row in rows}, {row.place[2] for row in rows}
+    for some in chunks(sorted({row.place[0] for row in rows})):
+        query = (
+            select(*_RETURNED, Measurement.job_id, Measurement.token)
+            .where(Measurement.architecture_id.in_(some))
+            .where(Measurement.metric.in_(names), Measurement.context_digest.in_(digests))
+        )
+        for architecture, name, digest, attempt, measurement, job, token in s.execute(query).tuples():
+            place = (architecture, name, digest)
+            free[place] = max(free.get(place, 0), attempt + 1)
+            identity = _Row(place, 0.0, 0.0, job, token, None).identity
+            if identity is not None:
+                stored[identity] = measurement
+    return stored, free
+
+
+def _values(row: _Row, attempt: int, time: datetime) -> dict[str, object]:
+    architecture, name, digest = row.place
+    return {
+        "architecture_id": architecture,
+        "metric": name,
+        "context_digest": digest,
+        "attempt": attempt,
+        "value": row.value,
+        "seconds": row.seconds,
+        "job_id": row.job_id,
+        "token": row.token,
+        "worker": row.worker,
+        "created_at": time,
+    }
+
+
+_RETURNED = (
+    Measurement.architecture_id,
+    Measurement.metric,
+    Measurement.context_digest,
+    Measurement.attempt,
+    Measurement.id,
+)
+
+
+def _places(question: Question) -> dict[str, _Place]:
+    result = {}
+    for name in question.metrics:
+        context = context_of(question.circumstances, name)
+        scope = metric(name).scope
+        if scope is Scope.ANALYTIC or (scope is Scope.DEVICE and context["device"] is None):
+            continue
+        result[name] = (question.architecture_id, name, context_digest(context))
+    return result

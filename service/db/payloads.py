@@ -1,0 +1,196 @@
+"""What a worker is sent with a lease: put together from what the job refers to, per kind a function in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.core.errors import Conflict
+from service.db import predictors, proxies, subjects
+from service.db.architectures import unpack
+from service.db.tables import Architecture, Job, Predictor, Space, Study, Supernet
+from service.wire.base import Json, Wire
+from service.wire.jobs import JobKind
+from service.wire.payloads import (
+    EvaluatePayload,
+    ExportPayload,
+    FitPayload,
+    PredictPayload,
+    ScorePayload,
+    TrainSupernetPayload,
+)
+from service.wire.spaces import SpaceSpec
+from service.wire.studies import EvaluatorSpec
+
+Measured = Mapping[int, Sequence[str]]
+
+
+def materialise(s: Session, job: Job) -> Json:
+    """The payload of one job."""
+    return materialise_all(s, [job], {})[job.id]
+
+
+def materialise_all(s: Session, jobs: Sequence[Job], measured: Measured) -> dict[int, Json]:
+    """Job id → payload. ``measured``: metrics that evaluations need not measure, by job id."""
+    by_kind: dict[JobKind, list[Job]] = {}
+    for job in jobs:
+        by_kind.setdefault(JobKind(job.kind), []).append(job)
+    result: dict[int, Json] = {}
+    for kind, some in by_kind.items():
+        bodies = _PAYLOADS[kind](s, some, measured)
+        result.update({job: body.model_dump(mode="json") for job, body in bodies.items()})
+    return result
+
+
+def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    return {
+        job: EvaluatePayload(
+            space=_spec(each.space),
+            genes=_row(each.architecture),
+            dataset=each.study.task["dataset"],
+            dataset_digest=each.study.task["digest"],
+            split=each.split,
+            evaluator=EvaluatorSpec(**each.study.evaluator),
+            weights=each.weights,
+            metrics=[name for name in each.wanted if name not in measured.get(job, ())],
+            fidelity=each.fidelity,
+            seed=each.seed,
+        )
+        for job, each in subjects.read(s, jobs).items()
+    }
+
+
+def _train(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    query = select(Job.id, Supernet, Space).join(Supernet, Supernet.id == Job.supernet_id)
+    query = query.join(Space, Space.id == Supernet.space_id).where(Job.id.in_([job.id for job in jobs]))
+    return {
+        job: TrainSupernetPayload(
+            space=_spec(space),
+            dataset=supernet.task["dataset"],
+            dataset_digest=supernet.task["digest"],
+            recipe=supernet.recipe,
+            seed=supernet.seed,
+        )
+        for job, supernet, space in s.execute(query).tuples()
+    }
+
+
+def _fit(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    result = {}
+    # Each fit reads its own history: one query for each.
+    for job, predictor, space in _of_predictors(s, jobs):
+        genes, targets, _ = predictors.training_rows(s, predictor)
+        result[job.id] = FitPayload(
+            space=_spec(space),
+            family=predictor.family,
+            options=predictor.options,
+            metric=predictor.metric,
+            genes=genes.tolist(),
+            targets=targets.tolist(),
+            seed=predictor.seed,
+        )
+    return result
+
+
+def _predict(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    result = {}
+    for job, predictor, space in _of_predictors(s, jobs):
+        genes, targets = predictors.audit_rows(s, predictor, job.payload["search"])
+        result[job.id] = PredictPayload(
+            space=_spec(space),
+            family=predictor.family,
+            predictor=predictor.artifact or "",
+            genes=genes.tolist(),
+            measured=targets.tolist(),
+            seed=[*predictor.seed, job.payload["search"]],
+        )
+    return result
+
+
+def _score(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    spaces_of = _studies(s, jobs)
+    wanted = {each for job in jobs for each in job.payload["architectures"]}
+    stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}
+    result = {}
+    for job in jobs:
+        study, space, _ = spaces_of[job.id]
+        result[job.id] = ScorePayload(
+            space=_spec(space),
+            genes=[_row(stored[each]) for each in job.payload["architectures"]],
+            dataset=study.task["dataset"],
+            dataset_digest=study.task["digest"],
+            proxies=job.payload["proxies"],
+            batch=proxies.BATCH,
+            seed=job.payload["seed"],
+        )
+    return result
+
+
+def _export(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    of_study = _studies(s, jobs)
+    wanted = {job.architecture_id for job in jobs}
+    stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}
+    result = {}
+    for job in jobs:
+        study, space, weights = of_study[job.id]
+        result[job.id] = ExportPayload(
+            space=_spec(space),
+            genes=_row(stored[job.architecture_id or 0]),
+            dataset=study.task["dataset"],
+            dataset_digest=study.task["digest"],
+            evaluator=EvaluatorSpec(**study.evaluator),
+            weights=weights or "",
+            formats=job.payload["formats"],
+            seed=0,
+        )
+    return result
+
+
+def _none(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    raise Conflict(f"jobs of kind {jobs[0].kind} have no payload in this release")
+
+
+_PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping[int, Wire]]] = {
+    JobKind.EVALUATE: _evaluate,
+    JobKind.TRAIN_SUPERNET: _train,
+    JobKind.FIT: _fit,
+    JobKind.PREDICT: _predict,
+    JobKind.SCORE: _score,
+    JobKind.REPLAY: _none,
+    JobKind.EXPORT: _export,
+}
+
+
+def _of_predictors(s: Session, jobs: Sequence[Job]) -> list[tuple[Job, Predictor, Space]]:
+    query = (
+        select(Job.id, Predictor, Space)
+        .join(Predictor, Predictor.id == Job.predictor_id)
+        .join(Study, Study.id == Predictor.study_id)
+        .join(Space, Space.id == Study.space_id)
+        .where(Job.id.in_([job.id for job in jobs]))
+        .order_by(Job.id)
+    )
+    by_id = {job.id: job for job in jobs}
+    return [(by_id[job], predictor, space) for job, predictor, space in s.execute(query).tuples()]
+
+
+def _studies(s: Session, jobs: Sequence[Job]) -> dict[int, tuple[Study, Space, str | None]]:
+    query = (
+        select(Job.id, Study, Space, Supernet.weights)
+        .join(Study, Study.id == Job.study_id)
+        .join(Space, Space.id == Study.space_id)
+        .outerjoin(Supernet, Supernet.id == Study.supernet_id)
+        .where(Job.id.in_([job.id for job in jobs]))
+    )
+    return {job: (study, space, weights) for job, study, space, weights in s.execute(query).tuples()}
+
+
+def _spec(space: Space) -> SpaceSpec:
+    return SpaceSpec(plugin=space.plugin, options=space.options, identity=space.identity)
+
+
+def _row(stored: Architecture) -> list[int]:
+    genes: list[int] = unpack([stored.genes], len(stored.genes))[0].tolist()
+    return genes

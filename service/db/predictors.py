@@ -1,0 +1,179 @@
+"""Versions of predictors: asked for, fitted by jobs, audited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from search_spaces.space import Genes
+from service.core.errors import Conflict, NotFound, Stale
+from service.core.objectives import Values
+from service.core.states import COUNTED, SearchState, State
+from service.db import jobs, spaces, studies
+from service.db.architectures import unpack
+from service.db.asks import Claim
+from service.db.paging import checked_id, slice_of
+from service.db.rows import insert_new
+from service.db.tables import Architecture, Predictor, Search, Study, Trial, now
+from service.search.designer import FitRequest
+from service.wire.base import Page
+from service.wire.jobs import JobKind, JobOut
+from service.wire.searches import AuditIn, PredictorOut
+
+
+def request(
+    s: Session, held: Claim, ask: int, wanted: FitRequest, completion: int, rows: int, seed: Sequence[int]
+) -> int:
+    """The id of the version of a metric's predictor for one ask; queues its fit the first time.
+
+    It is fitted to the trials that had ended by ``completion``, ``rows`` of them. Raises `Stale` if another
+    controller has the search, or it stopped.
+    """
+    search = s.get(Search, held.search_id, with_for_update=True, populate_existing=True)
+    if search is None or search.token != held.token or search.state != SearchState.RUNNING:
+        raise Stale(f"search {held.search_id} is advanced by another controller, or stopped")
+    values = {
+        "study_id": search.study_id,
+        "search_id": search.id,
+        "ask": ask,
+        "completion": completion,
+        "metric": wanted.metric,
+        "family": wanted.family,
+        "options": dict(wanted.options),
+        "seed": list(seed),
+        "rows": rows,
+        "created_at": now(),
+    }
+    made = insert_new(s, Predictor, [values], Predictor.id)
+    if made:
+        predictor_id: int = made[0][0]
+        jobs.enqueue(s, JobKind.FIT, study_id=search.study_id, search_id=search.id, predictor_id=predictor_id)
+        return predictor_id
+    query = select(Predictor.id).where(
+        Predictor.search_id == search.id, Predictor.ask == ask, Predictor.metric == wanted.metric
+    )
+    return s.scalars(query).one()
+
+
+def for_ask(s: Session, search_id: int, ask: int) -> list[Predictor]:
+    """The versions that one ask uses, by metric."""
+    query = select(Predictor).where(Predictor.search_id == search_id, Predictor.ask == ask)
+    return list(s.scalars(query.order_by(Predictor.metric).execution_options(populate_existing=True)))
+
+
+def get(s: Session, predictor_id: int) -> PredictorOut:
+    """One version, or `NotFound`."""
+    return _views(s, [row(s, predictor_id)])[0]
+
+
+def page(
+    s: Session, size: int, token: str | None = None, *, study: str | None = None, search: int | None = None
+) -> Page[PredictorOut]:
+    """Versions, newest first; all, or those that pass every filter given."""
+    query = select(Predictor)
+    if study is not None:
+        query = query.where(Predictor.study_id == studies.row(s, study).id)
+    if search is not None:
+        query = query.where(Predictor.search_id == checked_id(search, "search"))
+    found, following = slice_of(s, query, [Predictor.id], size, token, descending=True)
+    return Page(items=_views(s, [each[0] for each in found]), next_page_token=following)
+
+
+def row(s: Session, predictor_id: int) -> Predictor:
+    """The stored row, or `NotFound`."""
+    found = s.get(Predictor, checked_id(predictor_id, "predictor"))
+    if found is None:
+        raise NotFound("predictor", predictor_id)
+    return found
+
+
+def audit(s: Session, predictor_id: int, body: AuditIn) -> JobOut:
+    """Queues a ranking of a search's measured architectures that the predictor was not fitted to.
+
+    Raises `Conflict` if it is not fitted, or nothing is left to compare it with.
+    """
+    predictor = row(s, predictor_id)
+    if predictor.state != State.SUCCEEDED:
+        raise Conflict(f"predictor {predictor_id} is {predictor.state}: only a fitted one can be audited")
+    search = s.get(Search, checked_id(body.search, "search"))
+    if search is None:
+        raise NotFound("search", body.search)
+    if _space_digest(s, search.study_id) != _space_digest(s, predictor.study_id):
+        raise Conflict(f"search {search.id} is in another space than predictor {predictor_id}")
+    if not len(audit_rows(s, predictor, search.id)[1]):
+        raise Conflict(f"search {search.id} has measured no architecture that the predictor was not fitted to")
+    job = jobs.enqueue(
+        s,
+        JobKind.PREDICT,
+        study_id=predictor.study_id,
+        search_id=search.id,
+        predictor_id=predictor.id,
+        payload={"search": search.id},
+    )
+    return jobs.views(s, [job])[0]
+
+
+def training_rows(s: Session, predictor: Predictor) -> tuple[Genes, Values, list[int]]:
+    """Genes (n, d), targets (n,) in the metric's own units and trial ids, by trial number.
+
+    The trials of its search that were fully evaluated by its ``completion`` and have the metric.
+    """
+    genes, targets, trials, _ = _measured(s, predictor.search_id, predictor.metric, predictor.completion)
+    return genes, targets, trials
+
+
+def audit_rows(s: Session, predictor: Predictor, search_id: int) -> tuple[Genes, Values]:
+    """Genes (n, d) and measured values (n,) of a search's architectures, without those it was fitted to."""
+    fitted = set(_measured(s, predictor.search_id, predictor.metric, predictor.completion)[3])
+    genes, targets, _, ids = _measured(s, search_id, predictor.metric, None)
+    fresh = np.array([each not in fitted for each in ids], dtype=bool)
+    return genes[fresh], targets[fresh]
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _measured(
+    s: Session, search_id: int | None, metric: str, completion: int | None
+) -> tuple[Genes, Values, list[int], list[int]]:
+    query = (
+        select(Trial.id, Trial.architecture_id, Architecture.genes, Trial.metrics)
+        .join(Architecture, Architecture.id == Trial.architecture_id)
+        .where(Trial.search_id == search_id, Trial.state.in_(COUNTED), Trial.fidelity == 1.0)
+        .order_by(Trial.number)
+    )
+    if completion is not None:
+        query = query.where(Trial.completion <= completion)
+    rows = [found for found in s.execute(query).tuples() if metric in found[3]]
+    genes = unpack([found[2] for found in rows], len(rows[0][2]) if rows else 1)
+    targets = np.array([found[3][metric] for found in rows], dtype=np.float64)
+    return genes, targets, [found[0] for found in rows], [found[1] for found in rows]
+
+
+def _space_digest(s: Session, study_id: int) -> str:
+    return spaces.row(s, s.get_one(Study, study_id).space_id).digest
+
+
+def _views(s: Session, predictors: Sequence[Predictor]) -> list[PredictorOut]:
+    wanted = {each.study_id for each in predictors}
+    names = dict(s.execute(select(Study.id, Study.name).where(Study.id.in_(wanted))).tuples().all())
+    return [
+        PredictorOut(
+            id=each.id,
+            study=names[each.study_id],
+            search=each.search_id,
+            ask=each.ask,
+            metric=each.metric,
+            family=each.family,
+            options=each.options,
+            rows=each.rows,
+            state=State(each.state),
+            artifact=each.artifact,
+            summary=each.summary,
+            created_at=each.created_at,
+        )
+        for each in predictors
+    ]

@@ -1,0 +1,225 @@
+"""Searches: made, shown, paused, cancelled. What a controller does with them is in `service.db.asks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from service.core.errors import Conflict, Invalid, NotFound
+from service.core.objectives import minimised
+from service.core.pareto import hypervolume
+from service.core.states import COUNTED, SearchState
+from service.db import events, spaces, studies, supernets, trial_ends
+from service.db.asks import (
+    Claim,
+    Progress,
+    Snapshot,
+    change_state,
+    claim,
+    finish,
+    progress,
+    record_ask,
+    release,
+    running,
+    snapshot,
+)
+from service.db.paging import checked_id, slice_of
+from service.db.rows import body_of, refuse_other
+from service.db.tables import Search, Study, Supernet, Trial, now
+from service.search.ask import make_designer
+from service.wire.base import Json, Page
+from service.wire.searches import SearchIn, SearchOut, TrialCounts
+
+__all__ = [
+    "Claim",
+    "Progress",
+    "Snapshot",
+    "claim",
+    "counts",
+    "create",
+    "finish",
+    "get",
+    "page",
+    "progress",
+    "record_ask",
+    "release",
+    "row",
+    "running",
+    "set_state",
+    "snapshot",
+]
+
+_VERBS: Mapping[str, tuple[AbstractSet[SearchState], SearchState]] = {
+    # verb: from these states to that one
+    "pause": ({SearchState.RUNNING}, SearchState.PAUSED),
+    "resume": ({SearchState.PAUSED}, SearchState.RUNNING),
+    "cancel": ({SearchState.RUNNING, SearchState.PAUSED}, SearchState.CANCELLED),
+}
+
+
+def create(s: Session, study_name: str, body: SearchIn) -> tuple[SearchOut, bool]:
+    """Starts a search; the bool says whether it is new. A stored name with another body is a `Conflict`.
+
+    Raises `Invalid` for a designer or options that cannot be, `Conflict` while the super-network is not trained.
+    """
+    # Locked: the numbers of a study's searches are gapless, and a name is looked for before it is taken.
+    study = studies.row(s, study_name, lock=True)
+    given = body_of(body)
+    stored = _named(s, study.id, body.name) if body.name is not None else None
+    if stored is not None:
+        refuse_other("search", body.name, stored.body, given)
+        return _views(s, [stored])[0], False
+    _refuse_untrained(s, study)
+    space = spaces.load(spaces.row(s, study.space_id))
+    make_designer(body.designer, space, studies.objectives(study), studies.constraints(study), {}, body.options)
+    study.searches += 1
+    search = Search(
+        study_id=study.id,
+        number=study.searches,
+        name=body.name or _free_name(s, study, body.designer),
+        body=given,
+        created_at=now(),
+        **body.model_dump(mode="json", exclude={"name"}),
+    )
+    s.add(search)
+    s.flush()
+    described: Json = {"search": search.id, "number": search.number, "name": search.name, "designer": search.designer}
+    events.emit(s, "search.created", study.id, search.id, described)
+    return _views(s, [search])[0], True
+
+
+def get(s: Session, search_id: int) -> SearchOut:
+    """One search, or `NotFound`."""
+    return _views(s, [row(s, search_id)])[0]
+
+
+def page(s: Session, size: int, token: str | None = None, *, study: str | None = None) -> Page[SearchOut]:
+    """Searches of a study, or all, in the order in which they were made."""
+    query = select(Search)
+    if study is not None:
+        query = query.where(Search.study_id == studies.row(s, study).id)
+    rows, following = slice_of(s, query, [Search.id], size, token)
+    return Page(items=_views(s, [found[0] for found in rows]), next_page_token=following)
+
+
+def counts(s: Session) -> dict[SearchState, int]:
+    """How many searches are in each state."""
+    grouped = select(Search.state, func.count()).group_by(Search.state)
+    return {SearchState(state): number for state, number in s.execute(grouped).tuples()}
+
+
+def row(s: Session, search_id: int) -> Search:
+    """The stored row, or `NotFound`."""
+    found = s.get(Search, checked_id(search_id, "search"))
+    if found is None:
+        raise NotFound("search", search_id)
+    return found
+
+
+def set_state(s: Session, search_id: int, verb: str) -> SearchOut:
+    """``pause``, ``resume`` or ``cancel``. Where the search is there already nothing changes; else a `Conflict`."""
+    if verb not in _VERBS:
+        raise Invalid("verb", f"must be one of {sorted(_VERBS)}, is {verb!r}")
+    sources, target = _VERBS[verb]
+    search = trial_ends.lock_searches(s, [checked_id(search_id, "search")]).get(search_id)
+    if search is None:
+        raise NotFound("search", search_id)
+    if search.state in sources:
+        change_state(s, search, target, f"{verb} was asked for")
+        s.flush()
+    elif search.state != target:
+        raise Conflict(f"search {search_id} is {search.state}: {verb} is for one that is {', '.join(sorted(sources))}")
+    return _views(s, [search])[0]
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _named(s: Session, study_id: int, name: str) -> Search | None:
+    return s.scalars(select(Search).where(Search.study_id == study_id, Search.name == name)).one_or_none()
+
+
+def _free_name(s: Session, study: Study, designer: str) -> str:
+    """``designer-number``, or with a further number if a person has given that name to another search."""
+    taken = set(s.scalars(select(Search.name).where(Search.study_id == study.id)))
+    base = f"{designer}-{study.searches}"
+    return next(name for i in range(len(taken) + 1) if (name := f"{base}-{i + 1}" if i else base) not in taken)
+
+
+def _refuse_untrained(s: Session, study: Study) -> None:
+    if study.supernet_id is None:
+        return
+    supernet = s.get_one(Supernet, study.supernet_id)
+    if supernet.state != supernets.READY:
+        raise Conflict(f"super-network {supernet.name!r} is {supernet.state}: train it before a search uses it")
+
+
+def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
+    ids = [search.id for search in searches]
+    counts: dict[int, dict[str, int]] = {}
+    totals: dict[int, tuple[int, float]] = {}
+    grouped = (
+        select(
+            Trial.search_id,
+            Trial.state,
+            func.count(),
+            func.count(case((Trial.reused, 1))),
+            func.coalesce(func.sum(Trial.paid_s), 0.0),
+        )
+        .where(Trial.search_id.in_(ids))
+        .group_by(Trial.search_id, Trial.state)
+    )
+    for search_id, state, number, reused, paid in s.execute(grouped).tuples():
+        counts.setdefault(search_id, {})[state.lower()] = number
+        before = totals.get(search_id, (0, 0.0))
+        totals[search_id] = (before[0] + reused, before[1] + paid)
+    of_study = {
+        study.id: study for study in s.scalars(select(Study).where(Study.id.in_({x.study_id for x in searches})))
+    }
+    volumes = _hypervolumes(s, searches, of_study)
+    return [
+        SearchOut(
+            id=search.id,
+            study=of_study[search.study_id].name,
+            name=search.name,
+            number=search.number,
+            designer=search.designer,
+            options=search.options,
+            budget=search.budget,
+            batch=search.batch,
+            slack=search.slack,
+            probe_share=search.probe_share,
+            max_failures=search.max_failures,
+            state=SearchState(search.state),
+            reason=search.reason,
+            counts=TrialCounts(**counts.get(search.id, {})),
+            reused=totals.get(search.id, (0, 0.0))[0],
+            paid_s=totals.get(search.id, (0, 0.0))[1],
+            hypervolume=volumes.get(search.id),
+            created_at=search.created_at,
+            ended_at=search.ended_at,
+        )
+        for search in searches
+    ]
+
+
+def _hypervolumes(s: Session, searches: Sequence[Search], of_study: Mapping[int, Study]) -> dict[int, float]:
+    """Per search that has full evaluations: the volume that its own trials dominate."""
+    metrics: dict[int, list[Json]] = {}
+    full = (
+        select(Trial.search_id, Trial.metrics)
+        .where(Trial.search_id.in_([search.id for search in searches]), Trial.state.in_(COUNTED))
+        .where(Trial.evaluation, Trial.fidelity == 1.0)
+    )
+    for search_id, values in s.execute(full).tuples():
+        metrics.setdefault(search_id, []).append(values)
+    result = {}
+    for search in searches:
+        if search.id in metrics:
+            study, rows = of_study[search.study_id], metrics[search.id]
+            objectives = studies.objectives(study)
+            result[search.id] = hypervolume(objectives, minimised(objectives, rows), studies.within(study, rows))
+    return result

@@ -1,0 +1,159 @@
+"""Sessions on SQLite and PostgreSQL, and the schema's migrations."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+import service
+from service.core.errors import Conflict, Invalid
+from service.db import events
+
+BUSY_S = 30.0
+"""How long a SQLite transaction waits for the writer before it."""
+
+_WRITES = "frontier_writes"
+# Any number that no other program on the same PostgreSQL server uses for its advisory locks.
+_UPGRADE_LOCK = 0x46524F4E54
+_MIGRATIONS = Path(service.__file__).parent.parent / "migrations"
+
+
+class Database:
+    """Opens sessions. One per process; threads share it.
+
+    A read session sees one snapshot from its first to its last query. A write session is one transaction; on SQLite
+    it begins IMMEDIATE, so whatever it reads stays true until it commits. Nothing is retried.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.dialect = parsed.get_backend_name()
+        if self.dialect not in _ENGINES:
+            raise Invalid("database_url", f"must be one of {sorted(_ENGINES)}, is {self.dialect!r}")
+        self._url = parsed
+        self._engine = _ENGINES[self.dialect](parsed)
+        self._reader = self._engine
+        if self.dialect == "postgresql":
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+        # Threads of one process queue here instead of in SQLite's busy handler, which sleeps between its tries.
+        self._turn: AbstractContextManager[object] = threading.RLock() if self.dialect == "sqlite" else nullcontext()
+
+    @property
+    def engine(self) -> Engine:
+        """For those who watch statements; queries go through `read` and `write`."""
+        return self._engine
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One snapshot. What was loaded stays readable after the session."""
+        with Session(self._reader, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: commits at the end, rolls back on any error."""
+        with self._turn, Session(self._writer, expire_on_commit=False) as session:
+            yield session
+            session.flush()
+            # Last: the counter of the events is locked from here to the commit, and everybody wants it.
+            events.number(session)
+            session.commit()
+
+    def upgrade(self) -> None:
+        """Brings the schema to the newest revision. Safe when several processes do so at once.
+
+        Raises `Conflict` if the schema was written by a newer release.
+        """
+        engine = _ENGINES[self.dialect](self._url, poolclass=NullPool)
+        try:
+            with engine.execution_options(**{_WRITES: True}).connect() as connection:
+                if self.dialect == "sqlite":
+                    # Batch migrations replace tables; with keys enforced that would delete what refers to them.
+                    _outside_transaction(connection, "PRAGMA foreign_keys = OFF")
+                with connection.begin():
+                    if self.dialect == "postgresql":
+                        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+                    _refuse_unknown(connection)
+                    command.upgrade(_config(connection), "head")
+        finally:
+            engine.dispose()
+
+    def schema_problem(self) -> str | None:
+        """What is wrong with the schema, in words; None if this release can work with it."""
+        head = ScriptDirectory.from_config(_config(None)).get_current_head()
+        with self._reader.connect() as connection:
+            heads = MigrationContext.configure(connection).get_current_heads()
+        if heads == (head,):
+            return None
+        return f"has schema {', '.join(heads) or 'none'}, needed is {head}"
+
+    def dispose(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _refuse_unknown(connection: Connection) -> None:
+    script = ScriptDirectory.from_config(_config(connection))
+    known = {revision.revision for revision in script.walk_revisions()}
+    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    if unknown:
+        raise Conflict(
+            f"the database has schema {', '.join(sorted(unknown))}, which this release does not know "
+            f"(its newest is {script.get_current_head()}): a newer release wrote it"
+        )
+
+
+def _outside_transaction(connection: Connection, statement: str) -> None:
+    cursor = connection.connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+
+
+def _sqlite(url: URL, **options: Any) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_S}, json_serializer=_dumps, **options)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:
+        # The driver opens no transactions of its own: `_begin` says which kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, **options: Any) -> Engine:
+    # A pre-ping replaces connections that a restart of the server has cut.
+    return create_engine(url, pool_pre_ping=True, json_serializer=_dumps, **options)
+
+
+_dumps = partial(json.dumps, allow_nan=False)
+_ENGINES = {"sqlite": _sqlite, "postgresql": _postgresql}

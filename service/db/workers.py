@@ -1,0 +1,121 @@
+"""Workers, and the data sets that they announce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.core.errors import Invalid, NotFound
+from service.core.states import State
+from service.db import events
+from service.db.paging import slice_of
+from service.db.rows import insert_new, upsert
+from service.db.tables import Dataset, Job, Worker, now
+from service.wire.base import Page
+from service.wire.jobs import WorkerIn, WorkerOut
+from service.wire.spaces import DatasetOut, Task
+
+ALIVE = timedelta(minutes=1)
+"""A worker that was heard of within this time is alive."""
+
+
+def announce(s: Session, body: WorkerIn) -> WorkerOut:
+    """Stores what a worker can do, and its data sets. A second announcement replaces the first."""
+    time = now()
+    said = body.model_dump(mode="json")
+    known = {
+        "kinds": said["kinds"],
+        "device": said["device"],
+        "datasets": [dataset.digest for dataset in body.datasets],
+        "evaluators": said["evaluators"],
+        "last_seen_at": time,
+    }
+    statement = upsert(Worker, s.get_bind().dialect.name).values(name=body.name, created_at=time, **known)
+    s.execute(statement.on_conflict_do_update(index_elements=["name"], set_=known))
+    datasets = sorted(said["datasets"], key=lambda dataset: (dataset["name"], dataset["digest"]))
+    insert_new(s, Dataset, [{**dataset, "created_at": time} for dataset in datasets])
+    events.emit(s, "worker.seen", body={"worker": body.name, "kinds": said["kinds"], "device": body.device.name})
+    return get(s, body.name)
+
+
+def get(s: Session, name: str) -> WorkerOut:
+    """One worker, or `NotFound`."""
+    return _views(s, [row(s, name)])[0]
+
+
+def page(s: Session, size: int, token: str | None = None) -> Page[WorkerOut]:
+    """Workers by name."""
+    rows, following = slice_of(s, select(Worker), [Worker.name], size, token)
+    return Page(items=_views(s, [found[0] for found in rows]), next_page_token=following)
+
+
+def row(s: Session, name: str) -> Worker:
+    """The stored row; `NotFound` if this worker never announced itself."""
+    found = s.scalars(select(Worker).where(Worker.name == name).execution_options(populate_existing=True)).one_or_none()
+    if found is None:
+        raise NotFound("worker", name)
+    return found
+
+
+def datasets_page(s: Session, size: int, token: str | None = None) -> Page[DatasetOut]:
+    """All data sets that were ever announced, by name."""
+    rows, following = slice_of(s, select(Dataset), [Dataset.name, Dataset.digest], size, token)
+    return Page(items=[_dataset(found[0]) for found in rows], next_page_token=following)
+
+
+def dataset(s: Session, name: str, digest: str | None = None) -> Dataset:
+    """The data set of this name and digest; of this name, announced last, without a digest. Or `NotFound`."""
+    query = select(Dataset).where(Dataset.name == name)
+    if digest is not None:
+        query = query.where(Dataset.digest == digest)
+    found = s.scalars(query.order_by(Dataset.created_at.desc(), Dataset.digest).limit(1)).one_or_none()
+    if found is None:
+        raise NotFound("dataset", name if digest is None else f"{name} ({digest})")
+    return found
+
+
+def pinned(s: Session, task: Task) -> tuple[Task, Dataset]:
+    """The task with its data set's digest filled in. Raises `Invalid` for ``task.dataset`` or ``task.digest``."""
+    try:
+        found = dataset(s, task.dataset, task.digest)
+    except NotFound as error:
+        names = sorted(s.scalars(select(Dataset.name).distinct()))
+        if task.dataset in names:
+            raise Invalid("task.digest", f"no worker has announced {task.dataset!r} with this content") from error
+        raise Invalid(
+            "task.dataset", f"no worker has announced {task.dataset!r}, there are: {', '.join(names) or 'none'}"
+        ) from error
+    return Task(dataset=found.name, digest=found.digest), found
+
+
+def _views(s: Session, workers: Sequence[Worker]) -> list[WorkerOut]:
+    held: dict[str | None, list[int]] = {}
+    wanted = [worker.name for worker in workers]
+    query = select(Job.worker, Job.id).where(Job.state == State.LEASED, Job.worker.in_(wanted)).order_by(Job.id)
+    for name, job in s.execute(query).tuples():
+        held.setdefault(name, []).append(job)
+    digests = {digest for worker in workers for digest in worker.datasets}
+    known = {found.digest: found for found in s.scalars(select(Dataset).where(Dataset.digest.in_(digests)))}
+    time = now()
+    return [
+        WorkerOut(
+            name=worker.name,
+            kinds=worker.kinds,
+            device=worker.device,
+            datasets=[_dataset(known[digest]) for digest in worker.datasets if digest in known],
+            evaluators=worker.evaluators,
+            alive=time - worker.last_seen_at <= ALIVE,
+            jobs=held.get(worker.name, []),
+            last_seen_at=worker.last_seen_at,
+        )
+        for worker in workers
+    ]
+
+
+def _dataset(found: Dataset) -> DatasetOut:
+    return DatasetOut(
+        name=found.name, digest=found.digest, shape=found.shape, classes=found.classes, counts=found.counts
+    )
