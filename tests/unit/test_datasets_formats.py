@@ -108,7 +108,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     single = tmp_path / "single.npz"
     with single.open("wb") as stream:
         np.save(stream, np.zeros(3))
-    with pytest.raises(ValueError, match="is no .npz archive"):
+    with pytest.raises(ValueError, match=r"is no \.npz archive"):
         load_npz(str(single))
     cut = tmp_path / "cut.npz"
     cut.write_bytes(Path(npz(tmp_path, x=some_images(4, 5, 5), y=np.arange(4))).read_bytes()[:-30])

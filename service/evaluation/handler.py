@@ -1,0 +1,88 @@
+"""Jobs: kind → function.
+
+A handler takes (payload, toolbox, report, checkpoint) and returns the result, both JSON of the types in
+`service.wire.payloads`. ``report`` is the heartbeat, and raises `Stop` or `LeaseLost`, which a handler lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+
+from search_spaces.plugins import UnknownPlugin, load
+from search_spaces.space import InvalidArchitecture, Unsupported
+from service.core.errors import Infeasible, Invalid, OutOfMemory
+from service.evaluation.architectures import rows_of, space_of
+from service.evaluation.evaluator import Candidate, Evaluator
+from service.evaluation.export import export
+from service.evaluation.options import parse
+from service.evaluation.predicting import fit, predict
+from service.evaluation.scoring import score
+from service.evaluation.supernet_training import train_supernet
+from service.evaluation.toolbox import Report, Toolbox
+from service.wire.base import Json
+from service.wire.jobs import JobKind
+from service.wire.payloads import EvaluatePayload, EvaluateResult
+
+Handler: TypeAlias = Callable[[Json, Toolbox, Report, bytes | None], Json]
+
+
+def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None) -> Json:
+    """Measures one architecture with the evaluator that the study names."""
+    asked = parse(EvaluatePayload, payload, "payload")
+    space = space_of(asked.space)
+    try:
+        plugin = load("evaluators", asked.evaluator.name)
+    except UnknownPlugin as error:
+        raise Invalid("evaluator.name", str(error), allowed=error.known) from error
+    evaluator: Evaluator = plugin(asked.evaluator.options)
+    candidate = Candidate(
+        space=space,
+        row=rows_of(space, [asked.genes])[0],
+        dataset=toolbox.dataset(asked.dataset, asked.dataset_digest),
+        split=asked.split,
+        weights=asked.weights,
+        metrics=tuple(asked.metrics),
+        fidelity=asked.fidelity,
+        seed=asked.seed,
+    )
+    metrics = evaluator.evaluate(candidate, toolbox, report, checkpoint)
+    return EvaluateResult(metrics=metrics, device=toolbox.device_name).model_dump(mode="json")
+
+
+HANDLERS: Mapping[JobKind, Handler] = {
+    JobKind.EVALUATE: evaluate,
+    JobKind.EXPORT: export,
+    JobKind.FIT: fit,
+    JobKind.PREDICT: predict,
+    JobKind.SCORE: score,
+    JobKind.TRAIN_SUPERNET: train_supernet,
+}
+
+
+def handle(kind: JobKind, payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None) -> Json:
+    """Runs a job. What ends it is one of the error tree's, or a bug.
+
+    Raises:
+        Invalid: the payload, or something it names, is wrong; carries the field.
+        Infeasible: the architecture cannot be built, or its training diverged.
+        OutOfMemory: the device's memory did not suffice.
+        Stop, LeaseLost: from ``report``.
+    """
+    handler = HANDLERS.get(kind)
+    if handler is None:
+        raise Invalid("kind", f"this worker runs {', '.join(HANDLERS)}, not {kind}")
+    try:
+        return handler(payload, toolbox, report, checkpoint)
+    except (InvalidArchitecture, Unsupported) as error:
+        raise Infeasible(str(error)) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(f"out of memory on {toolbox.device_name}: {error}") from error
+    except RuntimeError as error:
+        # The CPU allocator has no error class of its own.
+        if "DefaultCPUAllocator" in str(error):
+            raise OutOfMemory(f"out of memory on {toolbox.device_name}: {error}") from error
+        raise

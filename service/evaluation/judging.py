@@ -1,0 +1,110 @@
+"""Images through a network: batch-norm recalibration, error and loss, and everything that can be asked of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.supernets.calibrate import recalibrate
+from search_spaces.supernets.images import resize
+from service.core.errors import Infeasible, Invalid
+from service.evaluation.counting import count
+from service.evaluation.datasets import Split
+from service.evaluation.datasets.raw import Labels
+from service.evaluation.evaluator import Candidate
+from service.evaluation.latency import Latency, LatencyProtocol, measure_latency
+from service.evaluation.toolbox import Toolbox
+
+BATCH = 128
+"""Images per forward pass where nothing depends on it."""
+
+METRICS = ("error", "latency_ms", "loss", "macs", "params")
+"""What can be asked of a network that stands alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``error``: share of misclassified images, 0 to 1. ``loss``: mean cross-entropy, nats."""
+
+    error: float
+    loss: float
+
+
+def batches(
+    split: Split, resolution: int, device: torch.device, rows: Labels | None = None, size: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (k, c, resolution, resolution) in channels-last order, and labels (k,), on the device.
+
+    All of the split, or its ``rows``, in order. Batches differ by at most one in size: none is left with one image,
+    of which batch norm has no variance.
+    """
+    rows = np.arange(len(split)) if rows is None else rows
+    for part in np.array_split(rows, max(1, math.ceil(len(rows) / size))):
+        images = torch.from_numpy(split.images(part)).to(device)
+        images = resize(images, resolution).to(memory_format=torch.channels_last)
+        yield images, torch.from_numpy(split.labels[part]).to(device)
+
+
+def calibration_rows(count: int, images: int, seed: int) -> Labels:
+    """The training images that batch norm is recalibrated with: ``images`` of ``count`` at most, the same per seed."""
+    return np.random.default_rng([seed, 0]).permutation(count)[:images].astype(np.int64)
+
+
+def calibrate(network: nn.Module, train: Split, resolution: int, device: torch.device, images: int, seed: int) -> None:
+    """Recalibrates batch norm with ``images`` training images; does nothing for 0."""
+    if images:
+        rows = calibration_rows(len(train), images, seed)
+        recalibrate(network, (batch for batch, _ in batches(train, resolution, device, rows)))
+
+
+def judge(network: nn.Module, split: Split, resolution: int, device: torch.device, classes: int) -> Judgement:
+    """Error and loss on all images of the split. Leaves the network in eval mode.
+
+    Raises `Invalid` for a network with fewer outputs than there are classes, `Infeasible` if the loss is not finite.
+    """
+    network.eval()
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    with torch.inference_mode():
+        for images, labels in batches(split, resolution, device):
+            logits = network(images)
+            if logits.shape[1] < classes:
+                raise Invalid("space", f"networks have {logits.shape[1]} outputs, the data set has {classes} classes")
+            wrong += (logits.argmax(dim=1) != labels).sum()
+            loss += F.cross_entropy(logits.double(), labels, reduction="sum")
+    mean = float(loss) / len(split)
+    if not math.isfinite(mean):
+        raise Infeasible(f"diverged: loss is {mean} on {len(split)} images")
+    return Judgement(int(wrong) / len(split), mean)
+
+
+def measure_network(
+    network: nn.Module, candidate: Candidate, toolbox: Toolbox, protocol: LatencyProtocol
+) -> tuple[dict[str, float], Latency | None]:
+    """The values of ``candidate.metrics``, and nothing that was not asked for; the latency with its spread."""
+    wanted = candidate.wanted(METRICS, toolbox.device_name)
+    bases, shape = set(wanted.values()), candidate.shape
+    found: dict[str, float] = {}
+    latency: Latency | None = None
+    if bases & {"error", "loss"}:
+        judged = judge(network, candidate.images, shape[-1], toolbox.device, candidate.dataset.classes)
+        found |= {"error": judged.error, "loss": judged.loss}
+    if bases & {"macs", "params"}:
+        found |= count(network, shape, toolbox.device)
+    if "latency_ms" in bases:
+        latency = measure_latency(network, shape, toolbox.device, protocol)
+        found["latency_ms"] = latency.median_ms
+    return {metric: found[base] for metric, base in wanted.items()}, latency
+
+
+def progress_metrics(values: Mapping[str, float], latency: Latency | None) -> dict[str, float]:
+    """The values for the job's progress, with the latency's spread beside it."""
+    if latency is None:
+        return dict(values)
+    return {**values, "latency_spread_ms": latency.spread_ms, "latency_repeats": float(latency.repeats)}
