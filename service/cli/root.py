@@ -11,7 +11,20 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from service.cli import db, export, jobs, predictors, processes, proxies, searches, serve, spaces, studies, supernets
+from service.cli import (
+    db,
+    demo,
+    export,
+    jobs,
+    predictors,
+    processes,
+    proxies,
+    searches,
+    serve,
+    spaces,
+    studies,
+    supernets,
+)
 from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
 from service.client import ApiError, FrontierClientError
@@ -38,7 +51,7 @@ app.add_typer(proxies.app, name="proxies")
 app.command("export")(export.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")
-# frontier demo is registered here.
+app.command("demo")(demo.demo)
 
 
 @app.callback()

@@ -1,0 +1,37 @@
+# Frontier: everything runs in .venv, which each target makes for itself.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+DEMO_ARGS ?=
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	$(BIN)/frontier demo $(if $(ONCE),--once) $(DEMO_ARGS)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/frontier db check --scratch
+
+bench: .venv/installed-test
+	$(BIN)/python -m benchmarks.demo --quick
+
+# torch is installed first and pinned: a looser range would pull a CUDA build of several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Frontier needs Python 3.11 or 3.12 on the PATH (or: make PYTHON=/path/to/python3.11)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,worker]'
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,worker,test,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .frontier
