@@ -44,9 +44,9 @@ class Names:
     study: str
 
     @staticmethod
-    def of(dataset: DatasetOut, seed: int, evaluations: int) -> Names:
+    def of(dataset: DatasetOut, seed: int, supernet_seed: int, evaluations: int) -> Names:
         stem = f"{dataset.name[:24]}-{dataset.digest[:6]}"
-        return Names(stem, f"{stem}-s{seed}", f"{stem}-s{seed}-n{evaluations}")
+        return Names(stem, f"{stem}-s{supernet_seed}", f"{stem}-s{seed}-n{evaluations}")
 
 
 def demo(
@@ -119,11 +119,14 @@ def announced(client: Client, spec: str, server: subprocess.Popen[bytes] | None,
     raise CommandError(f"no worker has announced data set {name!r}; the server's logs say why")
 
 
-def prepare(client: Client, data: DatasetOut, evaluations: int, seed: int) -> tuple[SupernetOut, StudyOut]:
+def prepare(
+    client: Client, data: DatasetOut, evaluations: int, seed: int, *, supernet_seed: int | None = None
+) -> tuple[SupernetOut, StudyOut]:
     """The space, the super-network (not trained yet) and the study, scaled to the data set."""
     from search_spaces.mobilenetv3 import scaled
 
-    names = Names.of(data, seed, evaluations)
+    trained_with = seed if supernet_seed is None else supernet_seed
+    names = Names.of(data, seed, trained_with, evaluations)
     channels, height, width = data.shape
     options = scaled((channels, height, width), data.classes)
     client.spaces.create(SpaceIn(name=names.space, plugin="mobilenetv3", options=options))
@@ -131,7 +134,7 @@ def prepare(client: Client, data: DatasetOut, evaluations: int, seed: int) -> tu
     epochs = min(max(math.ceil(TRAIN_STEPS * 64 / data.counts["train"]), 3), 60)
     recipe = {"epochs": epochs}
     supernet = client.supernets.create(
-        SupernetIn(name=names.supernet, space=names.space, task=task, recipe=recipe, seed=seed)
+        SupernetIn(name=names.supernet, space=names.space, task=task, recipe=recipe, seed=trained_with)
     )
     study = client.studies.create(
         StudyIn(
