@@ -29,7 +29,7 @@ def ensure(s: Session, space: SearchSpace, genes: Genes) -> list[int]:
         query = select(Architecture.key, Architecture.id).where(
             Architecture.space_digest == digest, Architecture.key.in_(some)
         )
-        ids.update(s.execute(query).tuples().all())
+        ids.update(s.execute(query).all())
     return [ids[key] for key in keys]
 
 

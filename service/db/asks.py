@@ -109,7 +109,7 @@ def progress(s: Session, search_id: int) -> Progress:
         .group_by(Search.id)
         .execution_options(populate_existing=True)
     )
-    found = s.execute(query).tuples().one_or_none()
+    found = s.execute(query).one_or_none()
     if found is None:
         raise NotFound("search", search_id)
     search, trials, still_open, evaluated, failures = found
@@ -142,7 +142,7 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
     ).one_or_none()
     if found is None:
         raise NotFound("search", search_id)
-    search, study, stored = found.tuple()
+    search, study, stored = found
     completion, state, below = search.completions, search.designer_state, search.asks
     if ask is not None:
         asked = s.get(Ask, (search_id, ask))
@@ -167,7 +167,7 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
         .where(Trial.search_id == search_id, Trial.ask < below)
         .order_by(Trial.number)
     )
-    rows = s.execute(query).tuples().all()
+    rows = s.execute(query).all()
     space, objectives, constraints = spaces.load(stored), studies.objectives(study), studies.constraints(study)
     seen = [row[10] is not None and row[10] <= completion for row in rows]
     metrics: list[Metrics] = [row[5] if ended else {} for row, ended in zip(rows, seen, strict=True)]
@@ -361,3 +361,11 @@ def _job(study: Study, weights: str | None, trial: Trial) -> dict[str, Any]:
         "needs_weights": weights,
         "needs_device": devices[0] if devices else None,
     }
+
+
+def seen(s: Session, search_id: int) -> list[tuple[int, Json]]:
+    """(number, what it had seen) of every ask of a search, in order; or `NotFound`."""
+    if s.get(Search, checked_id(search_id, "search")) is None:
+        raise NotFound("search", search_id)
+    query = select(Ask.number, Ask.seen).where(Ask.search_id == search_id).order_by(Ask.number)
+    return list(s.execute(query))

@@ -28,7 +28,7 @@ def emit(
     waiting.append({"kind": kind, "study_id": study_id, "search_id": search_id, "body": body or {}})
 
 
-def number(s: Session) -> None:
+def flush(s: Session) -> None:
     """Numbers and writes what waits: two statements, however many events there are."""
     waiting: list[dict[str, Any]] = s.info.pop(_WAITING, [])
     if not waiting:
@@ -54,7 +54,7 @@ def after(s: Session, number: int, study: str | None = None, limit: int = 100) -
             body=event.body,
             created_at=event.created_at,
         )
-        for event, name in s.execute(query).tuples()
+        for event, name in s.execute(query)
     ]
 
 

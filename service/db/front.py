@@ -68,12 +68,12 @@ def hypervolume(s: Session, study_name: str) -> list[HypervolumeCurve]:
         .where(Trial.study_id == study.id, Trial.state.in_(COUNTED), Trial.evaluation)
         .order_by(Trial.search_id, Trial.number)
     )
-    for search_id, measured, fidelity in s.execute(query).tuples():
+    for search_id, measured, fidelity in s.execute(query):
         # A cheaper evaluation counts towards the budget; its values are not of the full one.
         metrics.setdefault(search_id, []).append(measured if fidelity == 1.0 else {})
     result = []
     searches = select(Search.id, Search.number, Search.designer).where(Search.study_id == study.id)
-    for search_id, number, designer in s.execute(searches.order_by(Search.number)).tuples():
+    for search_id, number, designer in s.execute(searches.order_by(Search.number)):
         rows = metrics.get(search_id, [])
         values, within = minimised(objectives, rows), studies.within(study, rows)
         curve = pareto.hypervolume_curve(objectives, values, within)
@@ -106,7 +106,7 @@ def predicted(s: Session, study_name: str, name: str, search_id: int | None = No
         if found is None or found.study_id != study.id:
             raise NotFound("search", search_id)
         query = query.where(Trial.search_id == search_id)
-    rows = [row for row in s.execute(query).tuples() if name in row[0].predicted and name in row[0].metrics]
+    rows = [row for row in s.execute(query) if name in row[0].predicted and name in row[0].metrics]
     points = [
         PredictedPoint(
             trial=trial.id,
@@ -227,7 +227,7 @@ def _points(s: Session, study: Study, ids: Sequence[int]) -> list[FrontPoint]:
         .where(Trial.study_id == study.id, Trial.architecture_id.in_(ids), Trial.state.in_(COUNTED))
         .order_by(Trial.ended_at, Trial.id)
     )
-    for architecture_id, trial, search in s.execute(trials).tuples():
+    for architecture_id, trial, search in s.execute(trials):
         first.setdefault(architecture_id, (trial, search))
     return [
         FrontPoint(

@@ -60,7 +60,7 @@ def get(s: Session, job_id: int) -> JobOut:
 def row(s: Session, job_id: int, *, lock: bool = False) -> Job:
     """The stored row; ``lock`` keeps others from changing it until the transaction ends."""
     query = select(Job).where(Job.id == checked_id(job_id, "job")).execution_options(populate_existing=True)
-    found = s.scalars(query.with_for_update() if lock else query).one_or_none()
+    found = s.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if found is None:
         raise NotFound("job", job_id)
     return found
@@ -93,7 +93,7 @@ def page(
 def counts(s: Session) -> dict[State, int]:
     """How many jobs are in each state."""
     grouped = select(Job.state, func.count()).group_by(Job.state)
-    return {State(state): number for state, number in s.execute(grouped).tuples()}
+    return {State(state): number for state, number in s.execute(grouped)}
 
 
 def views(s: Session, jobs: Sequence[Job]) -> list[JobOut]:
@@ -101,7 +101,7 @@ def views(s: Session, jobs: Sequence[Job]) -> list[JobOut]:
     wanted = sorted({job.study_id for job in jobs if job.study_id is not None})
     names: dict[int, str] = {}
     for some in chunks(wanted):
-        names.update(s.execute(select(Study.id, Study.name).where(Study.id.in_(some))).tuples().all())
+        names.update(s.execute(select(Study.id, Study.name).where(Study.id.in_(some))).all())
     return [
         JobOut(
             id=job.id,

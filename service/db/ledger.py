@@ -151,7 +151,7 @@ def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_
             .where(Measurement.metric.in_(metrics), Measurement.context_digest.in_(digests))
             .order_by(Measurement.architecture_id, Measurement.metric, Measurement.context_digest, Measurement.attempt)
         )
-        for architecture, name, digest, _, measurement, value, at in s.execute(query).tuples():
+        for architecture, name, digest, _, measurement, value, at in s.execute(query):
             place = (architecture, name, digest)
             if metric(name).scope is Scope.DEVICE:
                 if at >= youngest:
@@ -199,7 +199,7 @@ def study_contexts(s: Session, study_id: int, circumstances: Circumstances, metr
         .group_by(Measurement.metric, Measurement.context_digest)
         .order_by(Measurement.metric, func.count(), Measurement.context_digest.desc())
     )
-    return {**fixed, **dict(s.execute(counted).tuples().all())}
+    return {**fixed, **dict(s.execute(counted).all())}
 
 
 def means(
@@ -220,7 +220,7 @@ def means(
     if architecture_ids is not None:
         parts = [query.where(Measurement.architecture_id.in_(some)) for some in chunks(sorted(set(architecture_ids)))]
     for part in parts:
-        for architecture, name, value in s.execute(part).tuples():
+        for architecture, name, value in s.execute(part):
             result.setdefault(architecture, {})[name] = float(value)
     return result
 
@@ -310,7 +310,7 @@ def _stored(s: Session, rows: Sequence[_Row]) -> tuple[dict[object, int], dict[_
             .where(Measurement.architecture_id.in_(some))
             .where(Measurement.metric.in_(names), Measurement.context_digest.in_(digests))
         )
-        for architecture, name, digest, attempt, measurement, job, token in s.execute(query).tuples():
+        for architecture, name, digest, attempt, measurement, job, token in s.execute(query):
             place = (architecture, name, digest)
             free[place] = max(free.get(place, 0), attempt + 1)
             identity = _Row(place, 0.0, 0.0, job, token, None).identity

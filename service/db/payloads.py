@@ -73,7 +73,7 @@ def _train(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, 
             recipe=supernet.recipe,
             seed=supernet.seed,
         )
-        for job, supernet, space in s.execute(query).tuples()
+        for job, supernet, space in s.execute(query)
     }
 
 
@@ -173,7 +173,7 @@ def _of_predictors(s: Session, jobs: Sequence[Job]) -> list[tuple[Job, Predictor
         .order_by(Job.id)
     )
     by_id = {job.id: job for job in jobs}
-    return [(by_id[job], predictor, space) for job, predictor, space in s.execute(query).tuples()]
+    return [(by_id[job], predictor, space) for job, predictor, space in s.execute(query)]
 
 
 def _studies(s: Session, jobs: Sequence[Job]) -> dict[int, tuple[Study, Space, str | None]]:
@@ -184,7 +184,7 @@ def _studies(s: Session, jobs: Sequence[Job]) -> dict[int, tuple[Study, Space, s
         .outerjoin(Supernet, Supernet.id == Study.supernet_id)
         .where(Job.id.in_([job.id for job in jobs]))
     )
-    return {job: (study, space, weights) for job, study, space, weights in s.execute(query).tuples()}
+    return {job: (study, space, weights) for job, study, space, weights in s.execute(query)}
 
 
 def _spec(space: Space) -> SpaceSpec:

@@ -12,7 +12,7 @@ from search_spaces.space import Genes
 from service.core.errors import Conflict, NotFound, Stale
 from service.core.objectives import Values
 from service.core.states import COUNTED, SearchState, State
-from service.db import jobs, spaces, studies
+from service.db import jobs, spaces, studies, trial_ends
 from service.db.architectures import unpack
 from service.db.asks import Claim
 from service.db.paging import checked_id, slice_of
@@ -32,7 +32,7 @@ def request(
     It is fitted to the trials that had ended by ``completion``, ``rows`` of them. Raises `Stale` if another
     controller has the search, or it stopped.
     """
-    search = s.get(Search, held.search_id, with_for_update=True, populate_existing=True)
+    search = trial_ends.lock_searches(s, [held.search_id]).get(held.search_id)
     if search is None or search.token != held.token or search.state != SearchState.RUNNING:
         raise Stale(f"search {held.search_id} is advanced by another controller, or stopped")
     values = {
@@ -147,7 +147,7 @@ def _measured(
     )
     if completion is not None:
         query = query.where(Trial.completion <= completion)
-    rows = [found for found in s.execute(query).tuples() if metric in found[3]]
+    rows = [found for found in s.execute(query) if metric in found[3]]
     genes = unpack([found[2] for found in rows], len(rows[0][2]) if rows else 1)
     targets = np.array([found[3][metric] for found in rows], dtype=np.float64)
     return genes, targets, [found[0] for found in rows], [found[1] for found in rows]
@@ -159,7 +159,7 @@ def _space_digest(s: Session, study_id: int) -> str:
 
 def _views(s: Session, predictors: Sequence[Predictor]) -> list[PredictorOut]:
     wanted = {each.study_id for each in predictors}
-    names = dict(s.execute(select(Study.id, Study.name).where(Study.id.in_(wanted))).tuples().all())
+    names = dict(s.execute(select(Study.id, Study.name).where(Study.id.in_(wanted))).all())
     return [
         PredictorOut(
             id=each.id,

@@ -210,7 +210,7 @@ def _waiting(s: Session, worker: Worker, body: LeaseIn, count: int, passed: Iter
     )
     loaded = [case((Job.needs_weights.in_(body.weights), 0), else_=1)] if body.weights else []
     query = query.order_by(Job.priority, *loaded, Job.id).limit(count)
-    locked = query.with_for_update(skip_locked=True, of=Job).execution_options(populate_existing=True)
+    locked = query.with_for_update(key_share=True, skip_locked=True, of=Job).execution_options(populate_existing=True)
     return list(s.scalars(locked))
 
 
@@ -291,7 +291,7 @@ def _lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, Job], dict[int, Sea
     wanted = sorted({checked_id(each, "job") for each in ids})
     of_search = select(Job.search_id).where(Job.id.in_(wanted), Job.search_id.is_not(None)).distinct()
     searches = trial_ends.lock_searches(s, [each for each in s.scalars(of_search) if each is not None])
-    query = select(Job).where(Job.id.in_(wanted)).order_by(Job.id).with_for_update()
+    query = select(Job).where(Job.id.in_(wanted)).order_by(Job.id).with_for_update(key_share=True)
     found = {job.id: job for job in s.scalars(query.execution_options(populate_existing=True))}
     for each in wanted:
         if each not in found:

@@ -108,7 +108,7 @@ def page(s: Session, size: int, token: str | None = None, *, study: str | None =
 def counts(s: Session) -> dict[SearchState, int]:
     """How many searches are in each state."""
     grouped = select(Search.state, func.count()).group_by(Search.state)
-    return {SearchState(state): number for state, number in s.execute(grouped).tuples()}
+    return {SearchState(state): number for state, number in s.execute(grouped)}
 
 
 def row(s: Session, search_id: int) -> Search:
@@ -172,7 +172,7 @@ def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
         .where(Trial.search_id.in_(ids))
         .group_by(Trial.search_id, Trial.state)
     )
-    for search_id, state, number, reused, paid in s.execute(grouped).tuples():
+    for search_id, state, number, reused, paid in s.execute(grouped):
         counts.setdefault(search_id, {})[state.lower()] = number
         before = totals.get(search_id, (0, 0.0))
         totals[search_id] = (before[0] + reused, before[1] + paid)
@@ -214,7 +214,7 @@ def _hypervolumes(s: Session, searches: Sequence[Search], of_study: Mapping[int,
         .where(Trial.search_id.in_([search.id for search in searches]), Trial.state.in_(COUNTED))
         .where(Trial.evaluation, Trial.fidelity == 1.0)
     )
-    for search_id, values in s.execute(full).tuples():
+    for search_id, values in s.execute(full):
         metrics.setdefault(search_id, []).append(values)
     result = {}
     for search in searches:

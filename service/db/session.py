@@ -24,6 +24,9 @@ from service.db import events
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
 
+_CONNECTIONS = 16
+"""Connections that a process keeps; under load it opens as many again."""
+
 _WRITES = "frontier_writes"
 # Any number that no other program on the same PostgreSQL server uses for its advisory locks.
 _UPGRADE_LOCK = 0x46524F4E54
@@ -43,7 +46,7 @@ class Database:
         if self.dialect not in _ENGINES:
             raise Invalid("database_url", f"must be one of {sorted(_ENGINES)}, is {self.dialect!r}")
         self._url = parsed
-        self._engine = _ENGINES[self.dialect](parsed)
+        self._engine = _ENGINES[self.dialect](parsed, pool_size=_CONNECTIONS, max_overflow=_CONNECTIONS)
         self._reader = self._engine
         if self.dialect == "postgresql":
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -69,7 +72,7 @@ class Database:
             yield session
             session.flush()
             # Last: the counter of the events is locked from here to the commit, and everybody wants it.
-            events.number(session)
+            events.flush(session)
             session.commit()
 
     def upgrade(self) -> None:

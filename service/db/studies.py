@@ -213,7 +213,7 @@ def _supernet(s: Session, body: StudyIn, space: Space, dataset: str | None) -> S
 
 def _find(s: Session, name: str, *, lock: bool = False) -> Study | None:
     query = select(Study).where(Study.name == name).execution_options(populate_existing=True)
-    return s.scalars(query.with_for_update() if lock else query).one_or_none()
+    return s.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
 
 
 def _views(s: Session, studies: Sequence[Study]) -> list[StudyOut]:
@@ -223,14 +223,14 @@ def _views(s: Session, studies: Sequence[Study]) -> list[StudyOut]:
         .where(StudyMeasurement.study_id.in_(ids))
         .group_by(StudyMeasurement.study_id)
     )
-    counts = dict(s.execute(counted).tuples().all())
+    counts = dict(s.execute(counted).all())
     joined = (
         select(Study.id, Space.name, Supernet.name)
         .join(Space, Space.id == Study.space_id)
         .outerjoin(Supernet, Supernet.id == Study.supernet_id)
         .where(Study.id.in_(ids))
     )
-    names = {study: (space, supernet) for study, space, supernet in s.execute(joined).tuples()}
+    names = {study: (space, supernet) for study, space, supernet in s.execute(joined)}
     return [
         StudyOut(
             name=study.name,

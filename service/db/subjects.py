@@ -66,7 +66,7 @@ def read(s: Session, jobs: Sequence[Job]) -> dict[int, Subject]:
         .execution_options(populate_existing=True)
     )
     by_id = {job.id: job for job in jobs}
-    return {found[0]: Subject(by_id[found[0]], *found[1:]) for found in s.execute(query).tuples()}
+    return {found[0]: Subject(by_id[found[0]], *found[1:]) for found in s.execute(query)}
 
 
 def analytic(subjects: Sequence[Subject]) -> dict[int, Metrics]:

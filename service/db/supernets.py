@@ -97,13 +97,13 @@ def _newest_jobs(s: Session, supernet_ids: Sequence[int]) -> dict[int, int]:
         .where(Job.supernet_id.in_(supernet_ids), Job.kind == JobKind.TRAIN_SUPERNET)
         .group_by(Job.supernet_id)
     )
-    return {supernet: job for supernet, job in s.execute(query).tuples() if supernet is not None}
+    return {supernet: job for supernet, job in s.execute(query) if supernet is not None}
 
 
 def _views(s: Session, supernets: Sequence[Supernet]) -> list[SupernetOut]:
     trained_by = _newest_jobs(s, [each.id for each in supernets])
     wanted = {each.space_id for each in supernets}
-    names = dict(s.execute(select(Space.id, Space.name).where(Space.id.in_(wanted))).tuples().all())
+    names = dict(s.execute(select(Space.id, Space.name).where(Space.id.in_(wanted))).all())
     return [
         SupernetOut(
             name=each.name,

@@ -36,7 +36,7 @@ def lock_searches(s: Session, ids: Collection[int], *, skip_locked: bool = False
     if not ids:
         return {}
     query = select(Search).where(Search.id.in_(ids)).order_by(Search.id)
-    locking = query.with_for_update(skip_locked=skip_locked).execution_options(populate_existing=True)
+    locking = query.with_for_update(key_share=True, skip_locked=skip_locked).execution_options(populate_existing=True)
     return {search.id: search for search in s.scalars(locking)}
 
 
@@ -49,7 +49,7 @@ def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]
     open_ends = [end for end in ends if State(end.trial.state) in OPEN]
     wanted = {end.trial.architecture_id for end in open_ends}
     query = select(Architecture.id, Architecture.key).where(Architecture.id.in_(wanted))
-    keys = dict(s.execute(query).tuples().all()) if wanted else {}
+    keys = dict(s.execute(query).all()) if wanted else {}
     for end in open_ends:
         trial, search = end.trial, searches[end.trial.search_id]
         search.completions += 1
@@ -84,7 +84,7 @@ def cancel_open(s: Session, search: Search, reason: str) -> None:
     """Cancels the queued jobs and trials of a (locked) search; those at work are told with their next heartbeat."""
     query = select(Job).where(Job.search_id == search.id, Job.state.in_(OPEN)).order_by(Job.id)
     time, ended = now(), []
-    for job in s.scalars(query.with_for_update().execution_options(populate_existing=True)):
+    for job in s.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)):
         if job.state == State.LEASED:
             job.cancelled = True
         else:

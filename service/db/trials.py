@@ -61,7 +61,7 @@ def _views(s: Session, trials: Sequence[Trial]) -> list[TrialOut]:
     wanted = {trial.architecture_id for trial in trials}
     stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}
     of_study = select(Study.id, Space).join(Space, Space.id == Study.space_id)
-    named = s.execute(of_study.where(Study.id.in_({trial.study_id for trial in trials}))).tuples().all()
+    named = s.execute(of_study.where(Study.id.in_({trial.study_id for trial in trials}))).all()
     genes: dict[int, list[int]] = {}
     configs: dict[int, dict[str, str | int | float]] = {}
     for study_id, row in named:

@@ -95,7 +95,7 @@ def _views(s: Session, workers: Sequence[Worker]) -> list[WorkerOut]:
     held: dict[str | None, list[int]] = {}
     wanted = [worker.name for worker in workers]
     query = select(Job.worker, Job.id).where(Job.state == State.LEASED, Job.worker.in_(wanted)).order_by(Job.id)
-    for name, job in s.execute(query).tuples():
+    for name, job in s.execute(query):
         held.setdefault(name, []).append(job)
     digests = {digest for worker in workers for digest in worker.datasets}
     known = {found.digest: found for found in s.scalars(select(Dataset).where(Dataset.digest.in_(digests)))}
