@@ -17,6 +17,7 @@ from service import api
 from service.api.deps import Services
 from service.api.feed import Feed
 from service.api.install import TAGS
+from service.api.jobs import take_back
 from service.api.metrics import Metrics
 from service.core.errors import Invalid
 from service.db.artifacts import ArtifactStore
@@ -47,12 +48,15 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reader = asyncio.create_task(services.feed.run())
+        upkeep = asyncio.create_task(take_back(services))
         try:
             yield
         finally:
             services.feed.close()
+            await reader
+            upkeep.cancel()
             with suppress(asyncio.CancelledError):
-                await reader
+                await upkeep
             if database is None:
                 db.dispose()
 
@@ -87,15 +91,20 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serves until SIGINT or SIGTERM. ``listener`` is a bound socket to use instead of binding one."""
     app = create_app(settings)
     with listener or bind(settings) as bound:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        asyncio.run(_serve(uvicorn.Server(config), app, bound))
+        asyncio.run(run_server(server_of(app), app, bound))
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """A server for the application. Logging is left as this process has it."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return uvicorn.Server(config)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -127,7 +136,9 @@ def check_address(host: str) -> None:
     )
 
 
-async def _serve(server: uvicorn.Server, app: FastAPI, listener: socket.socket) -> None:
+async def run_server(server: uvicorn.Server, app: FastAPI, listener: socket.socket) -> None:
+    """Serves until the server is asked to exit, then ends streams and long-polls first."""
+
     async def close_streams() -> None:
         # uvicorn waits for open connections before it ends the lifespan, and streams would never end by themselves.
         while not server.should_exit:

@@ -24,7 +24,8 @@ def configure(level: str, process: str) -> None:
     ]
     people = sys.stderr.isatty()
     render: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the default ones print local variables, and those hold what logs must not.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from service.api.problems import MEDIA_TYPE
 from service.wire.base import Problem
+from service.wire.jobs import EventOut
 
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _MEANINGS: Mapping[int, str] = {
@@ -22,7 +23,7 @@ _MEANINGS: Mapping[int, str] = {
     500: "The server failed. The log has more under the request id.",
     503: "Something that is needed is not there at present; trying again helps.",
 }
-_ALWAYS = (403, 422, 500, 503)
+_ALWAYS = (403, 500, 503)
 _WITH_BODY = (400, 413)
 
 # Descriptions of fields that mean the same wherever they occur; a field's own description wins.
@@ -118,9 +119,10 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # FastAPI's own shape of errors is never sent
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(problem.pop("$defs", {}))
-    schemas["Problem"] = problem
+    for model in (Problem, EventOut):  # referred to by what FastAPI does not look into
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
     for operation in _operations(document):
         _document_problems(operation)
     for schema in schemas.values():
@@ -141,6 +143,14 @@ def _document_problems(operation: dict[str, Any]) -> None:
     statuses.update(_ALWAYS)
     if "requestBody" in operation:
         statuses.update(_WITH_BODY)
+    if "requestBody" in operation or "parameters" in operation:
+        statuses.add(422)
+    elif "422" in responses:
+        statuses.remove(422)
+        del responses["422"]
+    if "content" in responses.get("201", {}):
+        # A creation answers the same, whether it was new or not.
+        responses["200"] = {**responses["200"], "content": responses["201"]["content"]}
     for status in sorted(statuses):
         headers = {"X-Request-ID": {"description": "Names the request in the log.", "schema": {"type": "string"}}}
         if status == 503:

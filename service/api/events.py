@@ -15,6 +15,7 @@ from service.db import studies
 router = APIRouter(prefix="/v1", tags=["events"], dependencies=COMMON)
 
 RECONNECT_MS = 1000
+EVENTS = "text/event-stream"
 
 
 def _study(db: Db, study: StudyFilter = None) -> str | None:
@@ -25,7 +26,24 @@ def _study(db: Db, study: StudyFilter = None) -> str | None:
     return study
 
 
-@router.get("/events", response_class=EventSourceResponse, responses=problems(404))
+_ITEM = {
+    "type": "object",
+    "required": ["data", "event", "id"],
+    "properties": {
+        "id": {"type": "string", "description": "The event's number."},
+        "event": {"type": "string", "description": "The event's kind."},
+        "data": {
+            "type": "string",
+            "description": "The event as JSON.",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventOut"},
+        },
+    },
+}
+_STREAM = {"description": "Events, until the connection is closed.", "content": {EVENTS: {"itemSchema": _ITEM}}}
+
+
+@router.get("/events", response_class=EventSourceResponse, responses={200: _STREAM, **problems(404)})
 async def stream_events(
     services: State,
     study: Annotated[str | None, Depends(_study)],
@@ -35,7 +53,12 @@ async def stream_events(
     ] = None,
     last_event_id: Annotated[
         int | None,
-        Header(ge=0, le=LONGEST_INTEGER, description="Sent by clients that reconnect; goes before `after`."),
+        Header(
+            alias="Last-Event-ID",
+            ge=0,
+            le=LONGEST_INTEGER,
+            description="Sent by clients that reconnect; goes before `after`.",
+        ),
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Follow events.

@@ -16,6 +16,7 @@ from typing import final
 import structlog
 from anyio import CapacityLimiter, to_thread
 
+from service.core.states import SearchState, State
 from service.db import events
 from service.db.session import Database
 from service.wire.jobs import EventOut
@@ -177,6 +178,14 @@ class Feed:
 
 
 def _offers_work(event: EventOut) -> bool:
-    """Whether a job may have been queued or handed back: leases and ends of jobs wake nobody."""
+    """Whether jobs may have become available: queued, handed back, or of a search that goes on. Others wake nobody."""
     state = event.body.get("state")
-    return event.kind in ("trial.queued", "job.state", "ask") and state in (None, "QUEUED")
+    match event.kind:
+        case "trial.queued":
+            return True
+        case "job.state":
+            return bool(state == State.QUEUED)
+        case "search.state":
+            return bool(state == SearchState.RUNNING)
+        case _:
+            return False

@@ -11,9 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.deps import Db, State
 from service.api.metrics import CONTENT_TYPE
+from service.api.problems import unavailable
 from service.db import queue, searches
 from service.db.session import Database
-from service.wire.base import Wire
+from service.wire.base import FieldProblem, Wire
 
 router = APIRouter(tags=["operation"])
 
@@ -25,10 +26,9 @@ class Health(Wire):
 
 
 class Readiness(Wire):
-    """What the process needs to serve requests."""
+    """What the process needs is there."""
 
-    ready: bool = Field(description="Whether all is there.")
-    checks: dict[str, str] = Field(description="What was checked → `ok`, or what is wrong with it.")
+    checks: dict[str, str] = Field(description="What was checked → `ok`.")
 
 
 @router.get("/healthz")
@@ -40,13 +40,18 @@ async def health() -> Health:
     return Health(status="ok")
 
 
-@router.get("/readyz", responses={503: {"description": "Not ready."}})
-def readiness(services: State, response: Response) -> Readiness:
-    """Can the process serve?"""
+@router.get("/readyz", response_model=Readiness)
+def readiness(services: State) -> Readiness | Response:
+    """Can the process serve?
+
+    503 names what is not there: the database (reachable, with this release's schema) or the folder of artifacts.
+    """
     checks = {"database": _database(services.database), "artifacts": _folder(services.settings.artifact_folder)}
-    ready = all(found == "ok" for found in checks.values())
-    response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks)
+    wrong = [FieldProblem(field=name, message=found) for name, found in checks.items() if found != "ok"]
+    if not wrong:
+        return Readiness(checks=checks)
+    detail = "not ready: " + "; ".join(f"{item.field} {item.message}" for item in wrong)
+    return unavailable(detail, wrong)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
+import structlog
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 
 from service.api.deps import (
     COMMON,
@@ -22,10 +23,11 @@ from service.api.deps import (
 )
 from service.api.documents import problems
 from service.core import states
-from service.db import jobs, queue
+from service.db import queue
 from service.wire.base import Page
 from service.wire.jobs import (
     CompleteBatch,
+    Completed,
     CompletedBatch,
     FailIn,
     HeartbeatIn,
@@ -37,8 +39,10 @@ from service.wire.jobs import (
     LeasesOut,
 )
 
+log = structlog.get_logger("frontier.api")
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=COMMON)
 
+LONGEST_EXPIRY_S = 5.0
 LOOK_AGAIN_S = 2.0
 """A waiting worker looks this often even if no event calls: jobs become due by the clock too (back-off)."""
 
@@ -72,13 +76,30 @@ async def lease_jobs(body: LeaseIn, services: State, request: Request) -> Leases
 
 
 async def _take(services: Services, body: LeaseIn) -> list[Lease]:
+    settings = services.settings
+
     def take() -> list[Lease]:
         with services.database.write() as session:
-            return queue.lease(session, body, services.settings.lease_s)
+            return queue.lease(session, body, settings.lease_s, settings.latency_age_s)
 
     leases = await to_thread.run_sync(take, limiter=services.leasing)
     services.metrics.leased(len(leases))
     return leases
+
+
+async def take_back(services: Services) -> None:
+    """Returns leases that ran out to the queue, for as long as the application runs. Several processes may do so."""
+
+    def expire() -> int:
+        with services.database.write() as session:
+            return queue.expire(session)
+
+    while not services.feed.closing:
+        try:
+            services.metrics.expired(await to_thread.run_sync(expire, limiter=services.leasing))
+        except Exception as error:
+            log.warning("lease_expiry_failed", error=str(error))
+        await asyncio.sleep(min(services.settings.lease_s / 4, LONGEST_EXPIRY_S))
 
 
 async def _wait(called: asyncio.Event, seconds: float) -> None:
@@ -88,7 +109,7 @@ async def _wait(called: asyncio.Event, seconds: float) -> None:
         return
 
 
-@router.post("/jobs:complete")
+@router.post("/jobs:complete", responses=problems(404))
 def complete_jobs(body: CompleteBatch, db: Db) -> CompletedBatch:
     """Report results.
 
@@ -106,12 +127,15 @@ def heartbeat(job: Id, body: HeartbeatIn, db: Db) -> HeartbeatOut:
         return queue.heartbeat(session, job, body)
 
 
-@router.post("/jobs/{job}:fail", status_code=204, responses=problems(404, 409))
-def fail_job(job: Id, body: FailIn, db: Db) -> Response:
-    """End a job without a result, or hand it back."""
+@router.post("/jobs/{job}:fail", responses=problems(404, 409))
+def fail_job(job: Id, body: FailIn, db: Db) -> Completed:
+    """End a job without a result, or hand it back.
+
+    Repeatable. The answer says what became of the job: one that is handed back waits again until its attempts are used
+    up.
+    """
     with db.write() as session:
-        queue.fail(session, job, body)
-    return Response(status_code=204)
+        return queue.fail(session, job, body)
 
 
 @router.post("/jobs/{job}:cancel", responses=problems(404, 409))
@@ -124,7 +148,7 @@ def cancel_job(job: Id, db: Db) -> JobOut:
         return queue.cancel(session, job)
 
 
-@router.get("/jobs")
+@router.get("/jobs", responses=problems(404))
 def list_jobs(
     db: Db,
     state: Annotated[states.State | None, Query(description="Only those in this state.")] = None,
@@ -136,19 +160,11 @@ def list_jobs(
 ) -> Page[JobOut]:
     """List jobs, newest first."""
     with db.read() as session:
-        return jobs.page(
-            session,
-            page_size,
-            page_token,
-            states=() if state is None else (state,),
-            kind=kind,
-            study=study,
-            search=search,
-        )
+        return queue.page(session, page_size, page_token, state=state, kind=kind, study=study, search=search)
 
 
 @router.get("/jobs/{job}", responses=problems(404))
 def get_job(job: Id, db: Db) -> JobOut:
     """Get a job."""
     with db.read() as session:
-        return jobs.get(session, job)
+        return queue.get(session, job)

@@ -77,7 +77,7 @@ async def _frontier_error(_: Request, error: Exception) -> Response:
         case Conflict():
             return problem_response(409, error.message, kind="urn:frontier:conflict")
         case Unavailable():
-            return _unavailable(error.message)
+            return unavailable(error.message)
         case _:
             return internal_problem(error)
 
@@ -108,7 +108,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _database_error(_: Request, error: Exception) -> Response:
     # The statement and its parameters are for the log; the client needs to know that waiting helps.
     log.warning("database_unavailable", error=str(error.__cause__ or error))
-    return _unavailable("the database cannot be reached or is busy")
+    return unavailable("the database cannot be reached or is busy")
 
 
 def internal_problem(error: Exception) -> Response:
@@ -120,9 +120,10 @@ def internal_problem(error: Exception) -> Response:
     )
 
 
-def _unavailable(detail: str) -> Response:
+def unavailable(detail: str, errors: Iterable[FieldProblem] = ()) -> Response:
+    """503, with a hint when to try again."""
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return problem_response(503, detail, kind="urn:frontier:unavailable", headers=headers)
+    return problem_response(503, detail, kind="urn:frontier:unavailable", errors=errors, headers=headers)
 
 
 def _invalid(errors: list[FieldProblem]) -> Response:

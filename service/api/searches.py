@@ -42,7 +42,7 @@ def create_search(study: NameInPath, body: SearchIn, db: Db, response: Response)
     return search
 
 
-@router.get("/searches", tags=["searches"])
+@router.get("/searches", tags=["searches"], responses=problems(404))
 def list_searches(
     db: Db, study: StudyFilter = None, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None
 ) -> Page[SearchOut]:
@@ -91,6 +91,7 @@ def list_trials(
 ) -> Page[TrialOut]:
     """List the trials of a search."""
     with db.read() as session:
+        searches.row(session, search)
         return trials.page(session, page_size, page_token, search=search, order=order)
 
 
@@ -110,7 +111,7 @@ def get_trial(trial: Id, db: Db) -> TrialOut:
         return trials.get(session, trial)
 
 
-@router.get("/predictors", tags=["predictors"])
+@router.get("/predictors", tags=["predictors"], responses=problems(404))
 def list_predictors(
     db: Db,
     study: StudyFilter = None,

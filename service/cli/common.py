@@ -111,9 +111,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def cell(value: Any) -> str:
     """A value as people read it."""
+    if value is None or value in ("", [], {}):
+        return "-"
     match value:
-        case None | "" | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case float():

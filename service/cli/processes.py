@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import uuid
 from typing import Annotated
 
 import typer
 
-from service.cli.common import Home, Url, running_url, server_file, settings_with
+from service.cli.common import CommandError, Home, Url, running_url, server_file, settings_with
 from service.logs import configure
 from service.wire.jobs import JobKind
 
@@ -55,12 +54,11 @@ def worker(
     home: Home = None,
     url: Url = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    name: Annotated[str | None, typer.Option(help="Unique name; made up if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Unique name; machine and process if left out.")] = None,
     kinds: Annotated[str | None, typer.Option(help="Kinds of jobs to take, comma-separated; all by default.")] = None,
     datasets: Annotated[
         str | None, typer.Option(help="Data sets it has, comma-separated: digits, name=npz:FILE ...")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End when there is nothing to do.")] = False,
 ) -> None:
     """Run a worker, which trains and measures networks."""
     from service.worker import run_worker
@@ -70,9 +68,11 @@ def worker(
         # The address may be that of a server that picked its port itself.
         settings = settings_with(home=home, url=running_url(server_file(settings)), datasets=datasets)
     wanted = _kinds(kinds)
-    called = name or f"{socket.gethostname().lower()[:30]}-{device.replace(':', '')}-{uuid.uuid4().hex[:8]}"
-    configure(settings.log_level, called)
-    run_worker(settings, called, device, wanted, once=once)
+    configure(settings.log_level, name or "worker")
+    try:
+        run_worker(settings, name, device, wanted)
+    except ValueError as error:  # a device or data set that is not there
+        raise CommandError(str(error)) from error
 
 
 def _kinds(text: str | None) -> list[JobKind] | None:

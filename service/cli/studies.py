@@ -96,7 +96,7 @@ def front(
 
 
 @app.command("test")
-def test_front(name: Name, url: Url = None, as_json: AsJson = False) -> None:
+def measure_test(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """Measure the front on the test split, once."""
     with connect(url) as client:
         jobs = client.studies.test_front(name)

@@ -14,6 +14,7 @@ from service.core.states import OPEN, State
 from service.wire.base import Page
 from service.wire.jobs import (
     CompleteBatch,
+    Completed,
     CompletedBatch,
     FailIn,
     HeartbeatIn,
@@ -118,9 +119,9 @@ class Jobs:
         """Reports results. Safe to repeat: the token says which lease a result belongs to."""
         return self._http.post(CompletedBatch, "/v1/jobs:complete", body, repeatable=True)
 
-    def fail(self, job: int, body: FailIn) -> None:
+    def fail(self, job: int, body: FailIn) -> Completed:
         """Ends a job without a result, or hands it back. Raises `Stale` if the lease is lost."""
-        self._http.send("POST", f"/v1/jobs/{job}:fail", body, repeatable=True)
+        return self._http.post(Completed, f"/v1/jobs/{job}:fail", body, repeatable=True)
 
 
 @final

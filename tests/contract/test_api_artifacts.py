@@ -1,0 +1,51 @@
+"""Artifacts over HTTP: by content, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.serving import served, settings_in, sha256
+
+CONTENT = bytes(range(256)) * 20_000
+
+
+def test_a_file_is_stored_once_and_fetched_in_ranges(tmp_path: Path) -> None:
+    with served(settings_in(tmp_path)) as server:
+        path = f"/v1/artifacts/{sha256(CONTENT)}"
+        assert server.http.head(path).status_code == 404
+        first = server.http.put(path, content=CONTENT)
+        assert (first.status_code, first.json()) == (201, {"digest": sha256(CONTENT), "size": len(CONTENT)})
+        assert server.http.put(path, content=CONTENT).status_code == 200
+        assert server.http.head(path).headers["content-length"] == str(len(CONTENT))
+        fetched = server.http.get(path)
+        assert fetched.content == CONTENT
+        assert fetched.headers["etag"] == f'"{sha256(CONTENT)}"'
+        part = server.http.get(path, headers={"Range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, CONTENT[10:20])
+
+
+def test_content_of_another_digest_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with served(settings_in(tmp_path)) as server:
+        path = f"/v1/artifacts/{'0' * 64}"
+        refused = server.http.put(path, content=CONTENT)
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["field"] == "digest"
+        assert server.http.get(path).status_code == 404
+        assert [each for each in (tmp_path / "artifacts").rglob("*") if each.is_file()] == []
+
+
+def test_the_empty_file_is_a_file(tmp_path: Path) -> None:
+    with served(settings_in(tmp_path)) as server:
+        path = f"/v1/artifacts/{sha256(b'')}"
+        assert server.http.put(path, content=b"").status_code == 201
+        assert server.http.get(path).content == b""
+
+
+def test_files_may_be_larger_than_other_bodies_but_not_without_end(tmp_path: Path) -> None:
+    with served(settings_in(tmp_path)) as server:
+        large = bytes(20 * 2**20)
+        assert server.http.put(f"/v1/artifacts/{sha256(large)}", content=large).status_code == 201
+        # Announced only: the server answers before the first byte.
+        headers = {"Content-Length": str(5 * 2**30)}
+        refused = server.http.put(f"/v1/artifacts/{'0' * 64}", content=iter([b"x"]), headers=headers)
+        assert refused.status_code == 413
