@@ -8,6 +8,7 @@
     ├── Conflict         it clashes with what is stored (another body under the same name, wrong state)
     ├── Stale            the lease was lost: another holder has a newer token
     ├── Unavailable      something that is needed is not there now; trying again later can help
+    ├── Fault            a plug-in broke its contract: the fault of its author, never of the request
     └── JobError         what a job handler reports about its job
         ├── Infeasible   the architecture cannot be built or breaks a hard constraint
         ├── OutOfMemory  the device's memory did not suffice
@@ -22,6 +23,7 @@ from typing import Any
 
 __all__ = [
     "Conflict",
+    "Fault",
     "FrontierError",
     "Infeasible",
     "Invalid",
@@ -71,6 +73,10 @@ class Stale(FrontierError):
 
 class Unavailable(FrontierError):
     """Something that is needed is not there at present."""
+
+
+class Fault(FrontierError):
+    """A plug-in did what its contract forbids; the message says which plug-in and what."""
 
 
 class JobError(FrontierError):

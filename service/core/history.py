@@ -72,19 +72,21 @@ class History:
     @property
     def pending(self) -> Bools:
         """(n,): queued or leased."""
-        return np.isin(self.states, [state.value for state in OPEN])
+        result: Bools = np.isin(self.states, [state.value for state in OPEN])
+        return result
 
     @property
     def complete(self) -> Bools:
         """(n,): ended with all objectives measured, at the full fidelity."""
         ended = np.isin(self.states, [state.value for state in COUNTED])
-        return ended & np.isfinite(self.objectives).all(axis=1) & (self.fidelity == 1.0)
+        result: Bools = ended & np.isfinite(self.objectives).all(axis=1) & (self.fidelity == 1.0)
+        return result
 
     @property
     def feasible(self) -> Bools:
         """(n,): complete and within all constraints (an unmeasured constraint is not met)."""
-        within: Bools = (self.violations <= 0).all(axis=1)
-        return self.complete & within
+        result: Bools = self.complete & (self.violations <= 0).all(axis=1)
+        return result
 
     @staticmethod
     def empty(choices: int, objectives: int, constraints: int = 0) -> History:

@@ -85,14 +85,18 @@ def scale_bounds(objectives: Sequence[Objective]) -> tuple[Values, Values]:
     return signs * bounds[:, 0], signs * bounds[:, 1]
 
 
+def excess(constraint: Constraint, values: Values) -> Values:
+    """(n,): by how much each value (n,) breaks the constraint, in the metric's units; 0 where it holds, NaN of NaN."""
+    above = values - constraint.upper if constraint.upper is not None else np.zeros_like(values)
+    below = constraint.lower - values if constraint.lower is not None else np.zeros_like(values)
+    result: Values = np.maximum(np.maximum(above, below), np.where(np.isnan(values), np.nan, 0.0))
+    return result
+
+
 def violations(constraints: Sequence[Constraint], rows: Sequence[Mapping[str, float]]) -> Values:
     """(n, c): by how much each constraint is broken, 0 where it holds, NaN where the metric is missing."""
     table = np.full((len(rows), len(constraints)), np.nan)
     for column, constraint in enumerate(constraints):
-        for row, metrics in enumerate(rows):
-            value = metrics.get(constraint.metric)
-            if value is not None:
-                above = value - constraint.upper if constraint.upper is not None else 0.0
-                below = constraint.lower - value if constraint.lower is not None else 0.0
-                table[row, column] = max(above, below, 0.0)
+        values = [metrics.get(constraint.metric) for metrics in rows]
+        table[:, column] = excess(constraint, np.array([np.nan if value is None else value for value in values]))
     return table
