@@ -185,8 +185,8 @@ class Controller:
             return None
         return [rows[want.metric] for want in wants]
 
-    def verify(self, search_id: int) -> list[Mismatch]:
-        """Asks every ask of a search again from what was stored; returns those that now suggest something else.
+    def verify(self, search_id: int) -> tuple[int, list[Mismatch]]:
+        """Asks every ask of a search again from what was stored: (how many, those that now suggest something else).
 
         Equal answers are promised for the same library versions and type of machine.
         """
@@ -203,7 +203,7 @@ class Controller:
             then = stored.history.genes[stored.history.asks == number].tolist()
             if again != then:
                 wrong.append(Mismatch(number, then, again))
-        return wrong
+        return len(numbers), wrong
 
     def _release(self) -> None:
         try:

@@ -24,6 +24,7 @@ from service.cli import (
     spaces,
     studies,
     supernets,
+    verify,
 )
 from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
@@ -48,6 +49,7 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(searches.app, name="search")
 app.add_typer(predictors.app, name="predictors")
 app.add_typer(proxies.app, name="proxies")
+searches.app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")
