@@ -21,8 +21,9 @@ from service.evaluation.evaluator import Candidate
 from service.evaluation.latency import Latency, LatencyProtocol, measure_latency
 from service.evaluation.toolbox import Toolbox
 
-BATCH = 128
-"""Images per forward pass where nothing depends on it."""
+_LARGEST_BATCH, _SMALLEST_BATCH = 256, 32
+_PIXELS = 2**20
+"""Of one channel, in one batch."""
 
 METRICS = ("error", "latency_ms", "loss", "macs", "params")
 """What can be asked of a network that stands alone."""
@@ -37,14 +38,16 @@ class Judgement:
 
 
 def batches(
-    split: Split, resolution: int, device: torch.device, rows: Labels | None = None, size: int = BATCH
+    split: Split, resolution: int, device: torch.device, rows: Labels | None = None, size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (k, c, resolution, resolution) in channels-last order, and labels (k,), on the device.
 
-    All of the split, or its ``rows``, in order. Batches differ by at most one in size: none is left with one image,
-    of which batch norm has no variance.
+    All of the split, or its ``rows``, in order. A batch has at most ``size`` images, by default 256, fewer if they are
+    larger than 64 pixels, at least 32. Batches differ by at most one in size: none is left with one image, of which
+    batch norm has no variance.
     """
     rows = np.arange(len(split)) if rows is None else rows
+    size = size or max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _PIXELS // resolution**2))
     for part in np.array_split(rows, max(1, math.ceil(len(rows) / size))):
         images = torch.from_numpy(split.images(part)).to(device)
         images = resize(images, resolution).to(memory_format=torch.channels_last)
