@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import and_, case, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from search_spaces.space import SearchSpace
@@ -23,7 +23,6 @@ from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
 from service.search.designer import Suggestions
 from service.wire.base import Json, Metrics
-from service.wire.jobs import JobKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +237,7 @@ def record_ask(
     trial_ends.end_trials(s, {search.id: search}, ends)
     ended = {end.trial.id for end in ends}
     queued = [trial for trial in trials if trial.id not in ended]
-    jobs.enqueue_all(s, JobKind.EVALUATE, [_job(study, weights, trial) for trial in queued])
+    jobs.enqueue_trials(s, [_job(study, weights, trial) for trial in queued])
     trial_ends.queued(s, queued)
     return [trial.id for trial in trials]
 
@@ -284,32 +283,30 @@ def _trials(
     first = s.scalars(select(func.coalesce(func.max(Trial.number), 0)).where(Trial.search_id == search.id)).one() + 1
     objectives = {each["metric"] for each in study.objectives}
     time = now()
-    trials = []
+    rows = []
     for index, (item, said) in enumerate(zip(suggestions.items, predictions, strict=True)):
         metrics = list(wanted if item.metrics is None else item.metrics)
-        trials.append(
-            Trial(
-                search_id=search.id,
-                study_id=study.id,
-                number=first + index,
-                ask=search.asks - 1,
-                architecture_id=ids[index],
-                fidelity=item.fidelity,
-                wanted=metrics,
-                state=State.QUEUED.value,
-                suggestion=item.reason,
-                probe=item.probe,
-                evaluation=objectives <= set(metrics),
-                memo=dict(item.memo),
-                predicted=_predicted(index, said, predictors),
-                metrics={},
-                paid_s=0.0,
-                created_at=time,
-            )
+        rows.append(
+            {
+                "search_id": search.id,
+                "study_id": study.id,
+                "number": first + index,
+                "ask": search.asks - 1,
+                "architecture_id": ids[index],
+                "fidelity": item.fidelity,
+                "wanted": metrics,
+                "suggestion": item.reason,
+                "probe": item.probe,
+                "evaluation": objectives <= set(metrics),
+                "memo": dict(item.memo),
+                "predicted": _predicted(index, said, predictors),
+                "created_at": time,
+            }
         )
-    s.add_all(trials)
-    s.flush()
-    return trials
+    # Not as objects: SQLite would insert those one by one to learn their ids in order.
+    s.execute(insert(Trial), rows)
+    made = select(Trial).where(Trial.search_id == search.id, Trial.number >= first).order_by(Trial.number)
+    return list(s.scalars(made))
 
 
 def _predicted(index: int, said: Mapping[str, Mapping[str, float]], predictors: Mapping[str, int]) -> Json:

@@ -36,7 +36,7 @@ def flush(s: Session) -> None:
     taken = update(Counter).where(Counter.name == "events").values(value=Counter.value + len(waiting))
     newest = s.execute(taken.returning(Counter.value), execution_options={"synchronize_session": False}).scalar_one()
     first, time = newest - len(waiting) + 1, now()
-    s.execute(insert(Event.__table__), [{"number": first + i, "created_at": time, **e} for i, e in enumerate(waiting)])  # type: ignore[arg-type]
+    s.execute(insert(Event), [{"number": first + i, "created_at": time, **e} for i, e in enumerate(waiting)])
 
 
 def after(s: Session, number: int, study: str | None = None, limit: int = 100) -> list[EventOut]:

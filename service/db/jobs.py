@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import NotFound
@@ -42,6 +42,13 @@ def enqueue_all(s: Session, kind: JobKind, refs: Sequence[Mapping[str, Any]]) ->
     s.flush()
     announce(s, made)
     return made
+
+
+def enqueue_trials(s: Session, refs: Sequence[Mapping[str, Any]]) -> None:
+    """New evaluations of trials, which tell of themselves: one statement."""
+    given = {"kind": JobKind.EVALUATE.value, "priority": PRIORITIES[JobKind.EVALUATE], "payload": {}}
+    if refs:
+        s.execute(insert(Job), [{**given, **each} for each in refs])
 
 
 def announce(s: Session, jobs: Sequence[Job]) -> None:

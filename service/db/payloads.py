@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.core.errors import Conflict
+from service.core.errors import Conflict, FrontierError
 from service.db import predictors, proxies, subjects
 from service.db.architectures import unpack
 from service.db.tables import Architecture, Job, Predictor, Space, Study, Supernet
@@ -29,19 +30,29 @@ Measured = Mapping[int, Sequence[str]]
 
 def materialise(s: Session, job: Job) -> Json:
     """The payload of one job."""
-    return materialise_all(s, [job], {})[job.id]
+    return _PAYLOADS[JobKind(job.kind)](s, [job], {})[job.id].model_dump(mode="json")
 
 
-def materialise_all(s: Session, jobs: Sequence[Job], measured: Measured) -> dict[int, Json]:
-    """Job id → payload. ``measured``: metrics that evaluations need not measure, by job id."""
+def materialise_all(
+    s: Session, jobs: Sequence[Job], measured: Measured
+) -> tuple[dict[int, Json], dict[int, FrontierError | ValidationError]]:
+    """Job id → payload, and job id → error for jobs of which none can be made: one of those must not hold up the
+    queue. ``measured``: metrics that evaluations need not measure, by job id."""
     by_kind: dict[JobKind, list[Job]] = {}
     for job in jobs:
         by_kind.setdefault(JobKind(job.kind), []).append(job)
-    result: dict[int, Json] = {}
+    bodies: dict[int, Wire] = {}
+    broken: dict[int, FrontierError | ValidationError] = {}
     for kind, some in by_kind.items():
-        bodies = _PAYLOADS[kind](s, some, measured)
-        result.update({job: body.model_dump(mode="json") for job, body in bodies.items()})
-    return result
+        try:
+            bodies.update(_PAYLOADS[kind](s, some, measured))
+        except (FrontierError, ValidationError):
+            for job in some:
+                try:
+                    bodies.update(_PAYLOADS[kind](s, [job], measured))
+                except (FrontierError, ValidationError) as error:
+                    broken[job.id] = error
+    return {job: body.model_dump(mode="json") for job, body in bodies.items()}, broken
 
 
 def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:

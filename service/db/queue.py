@@ -253,18 +253,21 @@ def _hand_out(
 ) -> list[Lease]:
     if not taken:
         return []
+    bodies, broken = payloads.materialise_all(s, taken, measured)
+    _refuse_broken(s, [job for job in taken if job.id in broken], broken, time)
+    sound = [job for job in taken if job.id not in broken]
     until = time + timedelta(seconds=lease_s)
-    for job in taken:
+    for job in sound:
         job.state, job.reason = State.LEASED, ""
         job.token += 1
         job.attempts += 1
         job.worker, job.lease_s, job.leased_until, job.leased_at = worker, lease_s, until, time
         job.progress, job.traceback = {}, None
     s.flush()
-    trials = [job.trial_id for job in taken if job.trial_id is not None]
-    s.execute(update(Trial).where(Trial.id.in_(trials)).values(state=State.LEASED)) if trials else None
-    announce(s, taken)
-    bodies = payloads.materialise_all(s, taken, measured)
+    trials = [job.trial_id for job in sound if job.trial_id is not None]
+    if trials:
+        s.execute(update(Trial).where(Trial.id.in_(trials)).values(state=State.LEASED))
+    announce(s, sound)
     return [
         Lease(
             job=job.id,
@@ -276,8 +279,18 @@ def _hand_out(
             payload=bodies[job.id],
             checkpoint=job.checkpoint,
         )
-        for job in taken
+        for job in sound
     ]
+
+
+def _refuse_broken(s: Session, jobs: Sequence[Job], errors: Mapping[int, Exception], time: datetime) -> None:
+    """Ends jobs that nobody could run. Where another transaction holds the search that waits for the next lease."""
+    searches = trial_ends.lock_searches(
+        s, {job.search_id for job in jobs if job.search_id is not None}, skip_locked=True
+    )
+    free = [job for job in jobs if job.search_id is None or job.search_id in searches]
+    verdicts = [Verdict(State.FAILED, f"no payload could be made: {errors[job.id]}") for job in free]
+    _end(s, searches, [Ended(job, verdict) for job, verdict in zip(free, verdicts, strict=True)], time)
 
 
 # ---------------------------------------------------------------------- ends
