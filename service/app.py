@@ -20,12 +20,10 @@ from service.api.install import TAGS
 from service.api.jobs import take_back
 from service.api.metrics import Metrics
 from service.core.errors import Invalid
+from service.dashboard import router as dashboard
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
 from service.settings import Settings
-
-MAX_BODY_BYTES = 16 * 2**20
-"""Bodies of requests, except artifacts."""
 
 LEASING_THREADS = 4
 GRACE_S = 5
@@ -77,13 +75,12 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.database = db
     app.state.settings = settings
     api.install(app, services)
-    # The dashboard's router is included here.
+    app.include_router(dashboard)
     return app
 
 

@@ -34,7 +34,8 @@ structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
+    ],
+    wrapper_class=structlog.make_filtering_bound_logger("warning"),
 )
 
 
@@ -99,7 +100,7 @@ def worker_in(name: str = "w1", **given: object) -> WorkerIn:
         "datasets": [dataset],
         "evaluators": ["supernet", "training"],
     }
-    return WorkerIn(**{**known, **given})  # type: ignore[arg-type]
+    return WorkerIn(**{**known, **given})
 
 
 SPACE = {

@@ -28,7 +28,6 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 @router.put(
     "/artifacts/{digest}",
     status_code=201,
-    max_body_size=MAX_ARTIFACT_BYTES,
     responses={200: {"description": "It was there already."}, **problems(400, 413)},
     openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
 )

@@ -67,7 +67,10 @@ async def stream_events(
     order of commits over all studies. Without a starting point the stream begins now. When nothing happens for 15
     seconds a comment is sent.
     """
-    yield ServerSentEvent(retry=RECONNECT_MS, comment="frontier")
     start = after if last_event_id is None else last_event_id
+    if start is None:
+        start = await services.feed.newest()
+    # Sent when the start is known: whoever has read it misses nothing from then on.
+    yield ServerSentEvent(retry=RECONNECT_MS, comment="frontier")
     async for event in services.feed.events(start, study):
         yield ServerSentEvent(id=str(event.number), event=event.kind, data=event)

@@ -82,10 +82,14 @@ class Feed:
 
     # ------------------------------------------------------------------ listening
 
-    async def events(self, after: int | None, study: str | None) -> AsyncIterator[EventOut]:
-        """Events in order, from the one after number ``after`` (None: from now on), until the server shuts down."""
+    async def newest(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        return await self._last()
+
+    async def events(self, after: int, study: str | None) -> AsyncIterator[EventOut]:
+        """Events in order, from the one after number ``after``, until the server shuts down; of a study or all."""
         with self._listening():
-            cursor = await self._last() if after is None else after
+            cursor = after
             while not self._closing:
                 changed = self._changed.current()
                 newest = self._newest

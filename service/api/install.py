@@ -20,6 +20,9 @@ from service.api import (
 )
 from service.api.deps import Services
 
+MAX_BODY_BYTES = 16 * 2**20
+"""Of requests other than artifacts."""
+
 TAGS = {
     "spaces": "Sets of architectures, under names.",
     "super-networks": "Weight-sharing networks and their training.",
@@ -44,6 +47,7 @@ def install(app: FastAPI, services: Services) -> None:
     problems.install(app)
     documents.install(app)
     # The last one added is the outermost.
+    app.add_middleware(middleware.BodyLimit, limit=MAX_BODY_BYTES, artifact_limit=artifacts.MAX_ARTIFACT_BYTES)
     app.add_middleware(middleware.OriginGuard, hosts=middleware.LOOPBACK_HOSTS | {services.settings.host})
     app.add_middleware(middleware.Observed)
 

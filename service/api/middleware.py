@@ -1,4 +1,5 @@
-"""What every request passes, outermost first: the request's id, log line and metrics; then the check of its origin.
+"""What every request passes, outermost first: the request's id, log line and metrics; then the checks of its
+origin and size.
 
 Plain ASGI: nothing here buffers a body or a stream.
 """
@@ -14,11 +15,14 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import internal_problem, problem_response
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+DRAINED_BYTES = 64 * 2**20
+"""So much of a body beyond the limit is read and dropped."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
@@ -73,6 +77,46 @@ class Observed:
         quiet = template in ("/healthz", "/readyz", "/metrics") or template.startswith("/v1/jobs")
         write = log.debug if quiet and status < 400 else log.info
         write("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1))
+
+
+@final
+class BodyLimit:
+    """Refuses bodies that are too large: far too large ones at once, by their announced length.
+
+    FastAPI has such a limit (``max_body_size``), but what it answers is no problem+json.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, artifact_limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._artifact_limit = artifact_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_artifact = scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/")
+        limit = self._artifact_limit if is_artifact else self._limit
+        detail = f"the body is larger than {limit} bytes"
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdigit() and int(announced) > limit + DRAINED_BYTES:
+            await problem_response(413, detail, headers={"Connection": "close"})(scope, receive, send)
+            return
+        size = 0
+
+        async def counting() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size <= limit:
+                return message
+            # Many clients read no answer before they have sent all: let them, within reason.
+            while message.get("more_body", False) and size <= limit + DRAINED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+            raise HTTPException(413, detail)
+
+        await self._app(scope, counting, send)
 
 
 @final

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from service.client import Client
+from service.client import Client, ConnectionFailed
 from service.settings import Settings
 from service.wire.jobs import JobOut
 
@@ -45,10 +45,18 @@ def server_file(settings: Settings) -> Path:
 
 
 def connect(url: str | None) -> Client:
-    """A client of the server: ``--url`` or FRONTIER_URL, else the server that runs at home, else the settings'."""
+    """A client of the server: ``--url`` or FRONTIER_URL, else the server that runs at home, else the settings'.
+
+    Somebody waits at the terminal: a server that is not there is said at once. One that goes away later is waited for.
+    """
     if url is None:
         settings = Settings()
         url = running_url(server_file(settings)) or settings.server_url
+    with Client(url, tries=1, timeout=10) as probe:
+        try:
+            probe.health()
+        except ConnectionFailed as error:
+            raise CommandError(f"{error}; start a server with `frontier serve`, or name one with --url") from error
     return Client(url)
 
 

@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 from typing import Annotated
 
+import structlog
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -29,8 +30,11 @@ from service.cli import (
 from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
 from service.client import ApiError, FrontierClientError
-from service.core.errors import FrontierError
+from service.core.errors import FrontierError, Invalid
 
+OURS = frozenset({"predictors", "search_spaces", "service"})
+
+log = structlog.get_logger("frontier.cli")
 app = typer.Typer(
     name="frontier",
     help="Frontier: neural architecture search as a service.",
@@ -56,13 +60,19 @@ app.add_typer(db.app, name="db")
 app.command("demo")(demo.demo)
 
 
-@app.callback()
-def root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-) -> None:
-    if show_version:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(version("frontier-nas"))
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Frontier: neural architecture search as a service."""
 
 
 def main() -> None:
@@ -70,29 +80,34 @@ def main() -> None:
     end_with_parent()
     try:
         app()
-    except (CommandError, FrontierClientError, FrontierError) as error:
-        _fail(_line(error))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        _fail(f"FRONTIER_{'_'.join(str(part) for part in first['loc']).upper()}: {first['msg']}", code=2)
-    except SettingsError as error:
-        _fail(str(error), code=2)
     except BrokenPipeError:
         # Whoever read our output has enough; Python must not fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        _fail(str(error))
+    except Exception as error:
+        line, code = describe(error)
+        typer.echo(f"frontier: {' '.join(line.split())}", err=True)
+        sys.exit(code)
 
 
-def _line(error: Exception) -> str:
+def describe(error: Exception) -> tuple[str, int]:
+    """What went wrong in one line, and the exit code. The log gets the traceback of what nobody expected."""
     match error:
         case ApiError() if error.status >= 500 and error.request_id:
-            return f"{error} (request {error.request_id})"
+            return f"{error} (request {error.request_id})", 1
+        case CommandError() | FrontierClientError() | OSError():
+            return str(error), 1
+        case Invalid():
+            return f"{error.field}: {error.message}", 1
+        case FrontierError():
+            return error.message, 1
+        case ValidationError():
+            first = error.errors(include_url=False)[0]
+            return f"FRONTIER_{'_'.join(str(part) for part in first['loc']).upper()}: {first['msg']}", 2
+        case SettingsError():
+            return str(error), 2
+        case ModuleNotFoundError() if (error.name or "").partition(".")[0] not in OURS:
+            return f"{error}: this command needs another extra, frontier-nas[server] or frontier-nas[worker]", 1
         case _:
-            return str(error)
-
-
-def _fail(line: str, code: int = 1) -> None:
-    typer.echo(f"frontier: {' '.join(line.split())}", err=True)
-    sys.exit(code)
+            log.error("unexpected_error", exc_info=error)
+            return f"unexpected {type(error).__name__}: {error}", 1

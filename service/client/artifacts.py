@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, final
 
 from service.client.errors import ConnectionFailed, DigestMismatch, NotFound, Unavailable
-from service.client.http import TRIES, Http, pause_s
+from service.client.http import Http, pause_s
 
 _PIECE = 2**20
 
@@ -60,13 +60,13 @@ class Artifacts:
         return path
 
     def _fetch(self, digest: str, file: IO[bytes]) -> None:
-        for number in range(1, TRIES + 1):
+        for number in range(1, self._http.tries + 1):
             file.seek(0)
             file.truncate()
             try:
                 found = self._copy(digest, file)
             except (ConnectionFailed, Unavailable):
-                if number == TRIES:
+                if number == self._http.tries:
                     raise
                 time.sleep(pause_s(number))
                 continue

@@ -10,7 +10,7 @@ import httpx
 
 from service.client.artifacts import Artifacts
 from service.client.events import follow
-from service.client.http import Http
+from service.client.http import TRIES, Http
 from service.client.resources import Datasets, Predictors, Searches, Spaces, Studies, Supernets, Trials
 from service.client.work import Jobs, Workers
 from service.wire.base import Json
@@ -26,6 +26,8 @@ class Client:
         key: The key to send, for servers that ask for one.
         timeout: Seconds to wait for a connection and for an answer.
         transport: Another httpx transport, for example for a proxy.
+        tries: How often a request is made at most where repeating it is safe; the default bridges a restart of the
+            server.
 
     Attributes:
         spaces, datasets, supernets, studies, searches, trials, predictors: What is searched, and what was found.
@@ -41,8 +43,9 @@ class Client:
         key: str | None = None,
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
+        tries: int = TRIES,
     ) -> None:
-        self._http = Http(url, key, timeout, transport)
+        self._http = Http(url, key, timeout, transport, tries)
         self.url = self._http.url
         self.spaces = Spaces(self._http)
         self.datasets = Datasets(self._http)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import ValidationError
 
 from service.client.errors import ConnectionFailed, Unavailable, UnexpectedAnswer
-from service.client.http import TRIES, Http, pause_s
+from service.client.http import Http, pause_s
 from service.wire.jobs import EventOut
 
 SILENCE_S = 45.0
@@ -30,7 +30,7 @@ def follow(http: Http, after: int | None, study: str | None) -> Iterator[EventOu
                     yield event
         except (ConnectionFailed, Unavailable):
             failures += 1
-            if failures >= TRIES:
+            if failures >= http.tries:
                 raise
         # A stream that ends is a server that shuts down: it is back in a moment, or the next try says that it is not.
         time.sleep(pause_s(failures + 1))

@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 Query = Mapping[str, str | int | list[str] | None]
 
 TRIES = 6
-"""How often a request is made at most; with the pauses below this bridges about 7 seconds."""
+"""How often a request is made at most, by default: with the pauses below this bridges about 5 seconds."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _SAFE = frozenset({"GET", "HEAD", "PUT"})
@@ -35,11 +35,19 @@ class Http:
     nothing was written), and after a broken connection only if it is ``repeatable``. GET, HEAD and PUT are.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, transport: httpx.BaseTransport | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        tries: int = TRIES,
+    ) -> None:
         headers = {"Accept": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         self.url = url.rstrip("/")
+        self.tries = tries
         self._timeout = timeout
         try:
             self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, transport=transport)
@@ -88,18 +96,18 @@ class Http:
 
     def repeat(self, attempt: Any, *, repeatable: bool) -> httpx.Response:
         """The answer of ``attempt``, a function that sends a request, made again where the rule above allows it."""
-        for number in range(1, TRIES + 1):
+        for number in range(1, self.tries + 1):
             pause = pause_s(number)
             try:
                 response: httpx.Response = attempt()
             except httpx.TransportError as error:
-                if number == TRIES or not (repeatable or isinstance(error, _NOT_SENT)):
+                if number == self.tries or not (repeatable or isinstance(error, _NOT_SENT)):
                     raise self.failure(error) from error
             else:
                 if response.status_code < 400:
                     return response
                 passing = response.status_code == 503 or (repeatable and response.status_code in _GATEWAY)
-                if number == TRIES or not passing:
+                if number == self.tries or not passing:
                     raise error_of(response)
                 pause = max(pause, _retry_after(response))
             time.sleep(pause)

@@ -123,8 +123,8 @@ def test_options_that_a_plugin_does_not_take_are_named(server: Served) -> None:
 def test_architectures_outside_the_space_are_named(server: Served) -> None:
     def score(reference: dict[str, Any]) -> str:
         body = {"proxies": ["synflow"], "architectures": [reference]}
-        (message,) = fields(server.http.post("/v1/studies/study/proxies:score", json=body)).values()
-        return message
+        ((field, message),) = fields(server.http.post("/v1/studies/study/proxies:score", json=body)).items()
+        return f"{field}: {message}"
 
     assert "11 genes" in score({"genes": [0, 0]})
     assert "out of range" in score({"genes": [9] * 11})
@@ -169,6 +169,8 @@ def test_bodies_that_cannot_be_read_are_refused(server: Served) -> None:
 def test_bodies_have_a_limit(server: Served) -> None:
     too_much = b'{"name": "' + b"x" * (17 * 2**20) + b'"}'
     problem(server.http.post("/v1/spaces", content=too_much, headers=JSON), 413)
+    pieces = (too_much[start : start + 2**20] for start in range(0, len(too_much), 2**20))
+    problem(server.http.post("/v1/spaces", content=pieces, headers=JSON), 413)
 
 
 def test_unknown_paths_and_methods_are_problems_too(server: Served) -> None:

@@ -26,13 +26,15 @@ def server(tmp_path: Path) -> Iterator[Served]:
 @contextmanager
 def stream(server: Served, **given: Any) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of one connection."""
-    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as http:
-        with http.stream("GET", "/v1/events", **given) as answer:
-            assert answer.status_code == 200
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            lines = answer.iter_lines()
-            assert next(lines) == ": frontier"  # subscribed: what happens from now on is seen
-            yield events(lines)
+    with (
+        httpx.Client(base_url=server.url, timeout=30, trust_env=False) as http,
+        http.stream("GET", "/v1/events", **given) as answer,
+    ):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        assert next(lines) == ": frontier"  # from here on nothing is missed
+        yield events(lines)
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
