@@ -1,0 +1,95 @@
+"""What all of the dashboard's routes share: who may read, the headers of their answers, errors as pages."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Depends, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from service.core.errors import Conflict, Invalid, NotFound
+from service.dashboard.rendering import page
+from service.db.session import Database
+from service.wire.base import MetricName, Name
+
+# Plotly and the browser set styles on elements; scripts come from files of this server alone.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _local_only(request: Request) -> None:
+    """Without keys only this machine is served, as under /v1."""
+    address = request.client.host if request.client else ""
+    try:
+        local = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise HTTPException(403, "without keys the server answers to its own machine only")
+
+
+COMMON = [Depends(_local_only)]
+Db: TypeAlias = Annotated[Database, Depends(_database)]
+StudyName: TypeAlias = Annotated[Name, Path()]
+Token: TypeAlias = Annotated[str | None, Query(max_length=500)]
+Metric: TypeAlias = Annotated[MetricName | None, Query()]
+
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class PageRoute(APIRoute):
+    """A route for people: its errors are pages."""
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                response = await handler(request)
+            except (NotFound, Invalid, Conflict, RequestValidationError, HTTPException) as error:
+                response = error_page(error)
+            response.headers.update(SECURITY_HEADERS)
+            response.headers.setdefault("Cache-Control", "no-store")
+            return response
+
+        return handle
+
+
+def error_page(error: Exception) -> Response:
+    """What went wrong, in words, and where to go from there."""
+    status, detail = 500, "The server failed."
+    match error:
+        case NotFound():
+            status, detail = 404, f"There is no {error.kind} named “{error.name}” here."
+        case Invalid():
+            status, detail = 422, f"{error.field}: {error.message}"
+        case Conflict():
+            status, detail = 409, error.message
+        case RequestValidationError():
+            status, detail = _invalid(error)
+        case HTTPException():
+            status, detail = error.status_code, error.detail
+    return page("error.html", status, code=status, title=HTTPStatus(status).phrase, detail=detail)
+
+
+def _invalid(error: RequestValidationError) -> tuple[int, str]:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if where[0] == "path":
+        return 404, f"“{str(first.get('input', ''))[:80]}” cannot be the name of a {where[-1]}."
+    return 422, f"{where[-1]}: {first['msg']}"

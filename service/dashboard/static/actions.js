@@ -1,0 +1,94 @@
+// Buttons that ask the server for something: pausing, resuming and cancelling searches, exporting a network.
+
+const notices = document.getElementById("notices");
+const LOOK_MS = 700;
+
+class Refused extends Error {}
+
+async function ask(url, body) {
+  let response;
+  try {
+    response = await fetch(url, {
+      method: body === undefined ? "GET" : "POST",
+      headers: { "content-type": "application/json", accept: "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Refused("The server cannot be reached.");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(answer.detail ?? `The server answered ${response.status}.`);
+  return answer;
+}
+
+function notice(text) {
+  const box = document.createElement("div");
+  box.className = "notice";
+  const said = document.createElement("p");
+  said.textContent = text;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.textContent = "Dismiss";
+  close.addEventListener("click", () => box.remove());
+  box.append(said, close);
+  notices.append(box);
+}
+
+async function post(button) {
+  if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
+  button.disabled = true;
+  try {
+    await ask(button.dataset.post, {});
+    document.body.dispatchEvent(new CustomEvent("frontier:changed", { detail: { waitFor() {} } }));
+  } catch (error) {
+    notice(error.message);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function link(format, digest, name) {
+  const suffix = format === "onnx" ? "onnx" : "pt";
+  const anchor = document.createElement("a");
+  anchor.href = `/v1/artifacts/${digest}`;
+  anchor.download = `${name}.${suffix}`;
+  anchor.className = "button";
+  anchor.textContent = `Download ${name}.${suffix}`;
+  return anchor;
+}
+
+async function download(button) {
+  const place = document.getElementById("export");
+  button.disabled = true;
+  try {
+    let job = await ask(button.dataset.export, { formats: ["onnx", "torch"] });
+    while (job.state === "QUEUED" || job.state === "LEASED") {
+      const done = job.state === "QUEUED" ? "waits for a worker" : `is at work on ${job.worker}`;
+      place.textContent = `Job ${job.id} ${done} …`;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+      job = await ask(`/v1/jobs/${job.id}`);
+    }
+    if (job.state !== "SUCCEEDED") throw new Refused(`Job ${job.id} ended ${job.state}: ${job.reason}`);
+    place.replaceChildren();
+    for (const [format, digest] of Object.entries(job.result.files)) {
+      const row = document.createElement("p");
+      const differs = job.result.max_abs_diff[format];
+      const note = document.createElement("span");
+      note.className = "note";
+      note.textContent = differs === undefined ? "" : ` outputs differ by at most ${differs.toExponential(1)}`;
+      row.append(link(format, digest, button.dataset.name), note);
+      place.append(row);
+    }
+  } catch (error) {
+    place.textContent = "";
+    notice(error.message);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.dataset.post) post(button);
+  if (button?.dataset.export) download(button);
+});

@@ -1,0 +1,83 @@
+// Follows the server's events and tells the page, at most once in a while, that something changed.
+//
+// The stream is open only while the tab is visible: browsers allow few connections to one server.
+
+const body = document.body;
+const status = document.getElementById("live");
+const KINDS = [
+  "ask", "job.state", "predictor.ready", "search.created", "search.state", "study.created", "supernet.state",
+  "trial.ended", "trial.queued", "worker.seen",
+];
+const PAUSE_MS = Number(body.dataset.pause ?? 700);
+const RETRY_MS = 3000;
+
+let source = null;
+let last = Number(body.dataset.after);
+let timer = null;
+let ready = 0; // the earliest time of the next refresh
+let retry = null;
+
+function show(text, on) {
+  status.hidden = false;
+  status.classList.toggle("off", !on);
+  // Written only when it differs: screen readers speak every change.
+  if (status.textContent !== text) status.textContent = text;
+}
+
+function refresh() {
+  timer = null;
+  const began = performance.now();
+  const waits = [];
+  // Whoever needs time (plots) adds a promise; slow pages are refreshed less often.
+  const detail = { waitFor: (promise) => waits.push(promise) };
+  body.dispatchEvent(new CustomEvent("frontier:changed", { detail }));
+  Promise.allSettled(waits).then(() => {
+    const took = performance.now() - began;
+    ready = performance.now() + Math.max(PAUSE_MS, 4 * took);
+  });
+  ready = began + PAUSE_MS;
+}
+
+function changed() {
+  if (timer === null) timer = setTimeout(refresh, Math.max(60, ready - performance.now()));
+}
+
+function open() {
+  if (source || document.hidden) return;
+  const url = new URL(body.dataset.stream, location.href);
+  url.searchParams.set("after", last);
+  source = new EventSource(url);
+  source.onopen = () => show("Live", true);
+  source.onerror = () => {
+    show("Connection lost, trying again", false);
+    // The browser tries again by itself unless the server answered with an error.
+    if (source?.readyState === EventSource.CLOSED) {
+      close();
+      retry ??= setTimeout(() => { retry = null; open(); }, RETRY_MS);
+    }
+  };
+  for (const kind of KINDS) {
+    source.addEventListener(kind, (event) => {
+      last = Math.max(last, Number(event.lastEventId));
+      changed();
+    });
+  }
+}
+
+function close() {
+  source?.close();
+  source = null;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    close();
+    show("Paused", false);
+  } else {
+    open();
+    changed();
+  }
+});
+addEventListener("pagehide", close);
+addEventListener("pageshow", open);
+open();

@@ -1,0 +1,175 @@
+"""The dashboard in a real browser over a real server: plots, live updates, paging, the architecture's page."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.dashboard_world import DashboardWorld, filled
+from tests.serving import Served, served, settings_in
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--no-default-browser-check",
+]
+PATIENCE_MS = 60_000
+STUDY = "/studies/digits-mobile"
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    with served(settings_in(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+def world(server: Served) -> DashboardWorld:
+    return filled(server.database, guided=24, random=20)
+
+
+@pytest.fixture
+def page(browser: Browser, server: Served) -> Iterator[Page]:
+    """A page that fails the test for anything that the browser complains about or fetches from elsewhere."""
+    context = browser.new_context(base_url=server.url, viewport={"width": 1360, "height": 900})
+    context.set_default_timeout(PATIENCE_MS)
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on(
+        "request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else complaints.append(r.url)
+    )
+    yield opened
+    context.close()
+    assert not complaints
+
+
+def _series(page: Page, plot: str) -> list[dict[str, Any]]:
+    """Names and lengths of what a plot shows."""
+    found: list[dict[str, Any]] = page.evaluate(
+        "(id) => document.getElementById(id).data.map(t => ({name: t.name, x: Array.from(t.x), y: Array.from(t.y)}))",
+        plot,
+    )
+    return found
+
+
+def _wait_for_points(page: Page, plot: str, count: int) -> None:
+    page.wait_for_function(
+        "([id, n]) => (document.getElementById(id).data ?? []).slice(0, 2).reduce((s, t) => s + t.x.length, 0) === n",
+        arg=[plot, count],
+    )
+
+
+def test_the_front_is_plotted_and_its_axes_can_be_changed_and_shared(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    _wait_for_points(page, "plot-front", 44)
+    series = _series(page, "plot-front")
+    assert [(each["name"], len(each["x"])) for each in series[:2]] == [("guided", 24), ("random", 20)]
+    assert len(series[2]["x"]) == len(world.keys())
+    assert page.locator("#plot-front .scatterlayer .point").count() == 44 + len(world.keys())
+    assert page.locator("#plot-hypervolume .scatterlayer .trace").count() == 2
+    assert page.locator("#plot-predicted .scatterlayer .trace").count() == 3
+
+    page.get_by_label("Across").select_option("latency_ms")
+    page.wait_for_function("() => document.querySelector('#plot-front').layout.xaxis.title.text === 'Latency (ms)'")
+    assert _series(page, "plot-front")[0]["x"] != series[0]["x"]
+    assert "x=latency_ms" in page.url
+    changed = _series(page, "plot-front")
+    page.reload()
+    _wait_for_points(page, "plot-front", 44)
+    assert _series(page, "plot-front") == changed
+
+
+def test_a_trial_that_ends_appears_without_reloading(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    _wait_for_points(page, "plot-front", 44)
+    page.get_by_text("Live", exact=True).wait_for()
+    page.evaluate("window.untouched = true")
+    assert "24 / 60" in page.locator("#searches").inner_text()
+    world.finish()
+    _wait_for_points(page, "plot-front", 46)
+    page.wait_for_function("() => document.querySelector('#searches').innerText.includes('26 / 60')")
+    page.wait_for_function("() => document.querySelectorAll('#trials tr .pill.succeeded').length >= 24")
+    assert page.evaluate("window.untouched")
+
+
+def test_the_stream_rests_while_the_tab_is_hidden_and_catches_up(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    _wait_for_points(page, "plot-front", 44)
+    page.get_by_text("Live", exact=True).wait_for()
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    page.get_by_text("Paused", exact=True).wait_for()
+    world.finish()
+    page.wait_for_timeout(1500)
+    assert sum(len(each["x"]) for each in _series(page, "plot-front")[:2]) == 44
+    page.evaluate(hide, False)
+    _wait_for_points(page, "plot-front", 46)
+
+
+def test_older_trials_are_loaded_below(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    rows = page.locator("#trials tr[id^=trial-]")
+    assert rows.count() == 25
+    page.get_by_role("button", name="Older trials").click()
+    page.wait_for_function("() => document.querySelectorAll('#trials tr[id^=trial-]').length === 47")
+    numbers = [int(str(row.get_attribute("id")).removeprefix("trial-")) for row in rows.all()]
+    assert numbers == sorted(numbers, reverse=True)
+    assert page.get_by_role("button", name="Older trials").count() == 0
+
+
+def test_a_search_is_paused_from_the_page(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    page.get_by_role("button", name="Pause guided").click()
+    page.get_by_role("button", name="Resume guided").wait_for()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel guided").click()
+    page.locator("#searches .pill.cancelled").wait_for()
+
+
+def test_an_architecture_has_its_diagram(page: Page, world: DashboardWorld) -> None:
+    page.goto(STUDY)
+    page.locator("#front a.key").first.click()
+    page.wait_for_url("**/architectures/*")
+    page.locator(".diagram svg").wait_for()
+    assert page.locator(".diagram .node").count() >= 8
+    wide = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert wide
+
+
+@pytest.mark.parametrize("path", ["/", "/workers", STUDY])
+def test_pages_fit_a_narrow_screen(page: Page, world: DashboardWorld, path: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
