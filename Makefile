@@ -18,7 +18,8 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/frontier db check --scratch
+	@scratch=$$(mktemp -d) && export FRONTIER_DATABASE_URL=sqlite:///$$scratch/check.db && \
+	  $(BIN)/alembic upgrade head && $(BIN)/alembic check; status=$$?; rm -rf $$scratch; exit $$status
 
 bench: .venv/installed-test
 	$(BIN)/python -m benchmarks.demo --quick

@@ -136,6 +136,7 @@ class SearchSpace(ABC):
         self._sizes: NDArray[np.int16] = np.array([len(choice.options) for choice in self.choices], dtype=np.int16)
         # (d, widest) — which options a restriction has left.
         self._allowed: Bools = np.arange(self._sizes.max())[None, :] < self._sizes[:, None]
+        self._restricted = False
 
     # ------------------------------------------------------------------ what a space must say
 
@@ -212,12 +213,15 @@ class SearchSpace(ABC):
     def valid(self, genes: Genes) -> Bools:
         """(n,): rows of this space, restrictions included (an inactive choice is never restricted)."""
         genes = self._batch(genes)
-        inside = ((genes >= 0) & (genes < self._sizes)).all(axis=1)
+        # As unsigned bytes, negative genes are too large as well.
+        inside = (genes.view(np.uint8) < self._sizes.astype(np.uint8)).all(axis=1)
+        rows = genes if inside.all() else genes[inside]
         result = np.zeros(len(genes), dtype=bool)
-        rows = genes[inside]
         if len(rows):
-            permitted = self._allowed[np.arange(len(self.choices)), rows] | ~self.active(rows)
-            result[inside] = permitted.all(axis=1) & self._feasible(rows)
+            result[inside] = self._feasible(rows)
+            if self._restricted:
+                permitted = self._allowed[np.arange(len(self.choices)), rows] | ~self.active(rows)
+                result[inside] &= permitted.all(axis=1)
         return result
 
     @final
@@ -272,10 +276,12 @@ class SearchSpace(ABC):
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """At most ``count`` distinct valid canonical rows: fewer when the space is (nearly) exhausted."""
         found = np.empty((0, len(self.choices)), dtype=np.int8)
-        for _ in range(_ROUNDS):
-            if len(found) >= count:
+        for attempt in range(_ROUNDS):
+            missing = count - len(found)
+            if missing <= 0:
                 break
-            drawn = self._draw(max(2 * (count - len(found)), 16), rng)
+            # A large space yields nearly all at once; a small one needs many draws for its last rows.
+            drawn = self._draw(max(missing * min(1 + attempt, 2), 16 << min(attempt, 6)), rng)
             fresh = self.canonical(drawn[self.valid(drawn)])
             found = distinct(np.concatenate([found, fresh]))
         return found[:count]
@@ -284,8 +290,8 @@ class SearchSpace(ABC):
     def mutate(self, genes: Genes, rng: np.random.Generator, rate: float | None = None) -> Genes:
         """Each row with every choice redrawn with probability ``rate`` (default 1/d), at least one active choice.
 
-        A redrawn choice gets another allowed option. Rows whose mutants stay outside the space after a bounded
-        number of tries come back unchanged. The result is canonical.
+        A redrawn choice gets another allowed option, and choices that become active are drawn at random. Rows whose
+        mutants stay outside the space after a bounded number of tries come back unchanged. The result is canonical.
         """
         genes = self._batch(genes)
         result = self.canonical(genes)
@@ -295,9 +301,11 @@ class SearchSpace(ABC):
             if not len(todo):
                 break
             parents = genes[todo]
+            active = self.active(parents)
+            parents = np.where(active, parents, self._draw_rows(len(parents), rng)).astype(np.int8)
             hit = rng.random(parents.shape) < probability
             # Force one change among the choices that matter and that have an alternative.
-            movable = self.active(parents) & (self._allowed.sum(axis=1) > 1)
+            movable = active & (self._allowed.sum(axis=1) > 1)
             weight = rng.random(parents.shape) * movable
             forced = weight.argmax(axis=1)
             hit[np.arange(len(parents)), forced] |= movable.any(axis=1)
@@ -309,16 +317,21 @@ class SearchSpace(ABC):
 
     @final
     def crossover(self, left: Genes, right: Genes, rng: np.random.Generator) -> Genes:
-        """Uniform crossover, row by row; pairs whose children stay outside the space give back ``left``."""
+        """Uniform crossover, row by row; a choice active in one parent alone comes from that parent.
+
+        Pairs whose children stay outside the space after a bounded number of tries give back ``left``.
+        """
         left, right = self._batch(left), self._batch(right)
         if left.shape != right.shape:
             raise ValueError(f"left has shape {left.shape}, right {right.shape}: they must be equal")
         result = self.canonical(left)
+        in_left, in_right = self.active(left), self.active(right)
         todo = np.arange(len(left))
         for _ in range(_ROUNDS):
             if not len(todo):
                 break
-            take = rng.random((len(todo), left.shape[1])) < 0.5
+            coin = rng.random((len(todo), left.shape[1])) < 0.5
+            take = np.where(in_left[todo] == in_right[todo], coin, in_left[todo])
             children = np.where(take, left[todo], right[todo]).astype(np.int8)
             good = self.valid(children)
             result[todo[good]] = self.canonical(children[good])
@@ -345,6 +358,7 @@ class SearchSpace(ABC):
             if not allowed[column].any():
                 raise InvalidSpace("the rules leave no option", name)
         narrowed._allowed = allowed
+        narrowed._restricted = int(allowed.sum()) < int(self._sizes.sum())
         return narrowed
 
     @final
@@ -393,8 +407,9 @@ class SearchSpace(ABC):
     @final
     def _draw_rows(self, count: int, rng: np.random.Generator) -> Genes:
         """Rows with each choice uniform over its allowed options."""
-        ranks = rng.integers(0, self._allowed.sum(axis=1), size=(count, len(self.choices)))
-        return self._nth_allowed(ranks)
+        # 24 random bits a gene: no option of at most 127 is favoured by more than 8e-6 of its share.
+        counts = self._allowed.sum(axis=1).astype(np.float32)
+        return self._nth_allowed((rng.random((count, len(counts)), dtype=np.float32) * counts).astype(np.int8))
 
     @final
     def _other_options(self, genes: Genes, rng: np.random.Generator) -> Genes:
@@ -409,7 +424,9 @@ class SearchSpace(ABC):
         return np.where(counts > 1, self._nth_allowed(ranks), genes).astype(np.int8)
 
     @final
-    def _nth_allowed(self, ranks: NDArray[np.int64]) -> Genes:
+    def _nth_allowed(self, ranks: NDArray[np.integer[Any]]) -> Genes:
+        if not self._restricted:
+            return ranks.astype(np.int8, copy=False)
         order = np.argsort(~self._allowed, axis=1, kind="stable").astype(np.int8)
         return order[np.arange(len(self.choices)), ranks]
 
@@ -425,6 +442,20 @@ def distinct(genes: Genes) -> Genes:
     """The rows without repeats, in order of first appearance."""
     if not len(genes):
         return genes
-    rows = np.ascontiguousarray(genes).view(f"V{genes.shape[1]}").ravel()
-    first = np.unique(rows, return_index=True)[1]
-    return genes[np.sort(first)]
+    width = -(-genes.shape[1] // 8)
+    padded = np.zeros((len(genes), 8 * width), dtype=np.int8)
+    padded[:, : genes.shape[1]] = genes
+    # Sorting 64-bit hashes is many times faster than sorting rows.
+    multipliers = np.random.default_rng(width).integers(1, 2**63, size=width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = (padded.view(np.uint64) * multipliers).sum(axis=1, dtype=np.uint64)
+    hashes = (hashes ^ (hashes >> np.uint64(32))) * multipliers[0]
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    twins = np.flatnonzero(same)
+    if not np.array_equal(padded[order[twins]], padded[order[twins + 1]]):
+        # Two different rows share a hash: sort the rows themselves.
+        first = np.unique(np.ascontiguousarray(genes).view(f"V{genes.shape[1]}").ravel(), return_index=True)[1]
+        return genes[np.sort(first)]
+    keep = np.ones(len(genes), dtype=bool)
+    keep[order[1:][same]] = False
+    return genes[keep]

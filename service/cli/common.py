@@ -98,13 +98,13 @@ def show_json(value: Any) -> None:
     typer.echo(TypeAdapter(kind).dump_json(value, indent=2).decode())
 
 
-def show_fields(value: BaseModel, as_json: bool) -> None:
-    """One object: field and value per line, or JSON."""
+def show_fields(value: BaseModel, as_json: bool, without: frozenset[str] = frozenset()) -> None:
+    """One object: field and value per line, except those in ``without``; or JSON."""
     if as_json:
         show_json(value)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, field in value.model_dump(mode="json").items():
+    for name, field in value.model_dump(mode="json", exclude=set(without)).items():
         table.add_row(f"[bold]{name}[/bold]", cell(field))
     out.print(table)
 

@@ -31,7 +31,7 @@ def check(home: Home = None, database_url: DatabaseUrl = None) -> None:
     with opened(home=home, database_url=database_url) as database:
         problem = database.schema_problem()
     if problem is not None:
-        raise CommandError(f"the database {problem}")
+        raise CommandError(f"the database {problem}; `frontier db upgrade` brings it up to date")
     typer.echo("ok")
 
 

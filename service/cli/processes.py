@@ -31,11 +31,8 @@ def api(
     from service import app
 
     settings = settings_with(home=home, host=host, port=port, database_url=database_url)
+    bound = app.bind(settings) if listener is None else socket.socket(fileno=listener)
     configure(settings.log_level, "api")
-    if listener is not None:
-        app.serve(settings, socket.socket(fileno=listener))
-        return
-    bound = app.bind(settings)
     name, number = bound.getsockname()[:2]
     typer.echo(f"Serving http://{f'[{name}]' if ':' in name else name}:{number}", err=True)
     app.serve(settings, bound)
@@ -61,13 +58,14 @@ def worker(
     ] = None,
 ) -> None:
     """Run a worker, which trains and measures networks."""
+    wanted = _kinds(kinds)
+
     from service.worker import run_worker
 
     settings = settings_with(home=home, url=url, datasets=datasets)
     if not settings.url:
         # The address may be that of a server that picked its port itself.
         settings = settings_with(home=home, url=running_url(server_file(settings)), datasets=datasets)
-    wanted = _kinds(kinds)
     configure(settings.log_level, name or "worker")
     try:
         run_worker(settings, name, device, wanted)

@@ -38,7 +38,7 @@ def show(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         show_json(space)
         return
-    show_fields(space.model_copy(update={"choices": len(space.choices)}), as_json=False)
+    show_fields(space, as_json=False, without=frozenset({"choices"}))
     show_table(["choice", "options"], ((c.name, ", ".join(map(str, c.options))) for c in space.choices))
 
 

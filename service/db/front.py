@@ -155,8 +155,10 @@ def architecture(s: Session, study_name: str, key: str) -> ArchitectureOut:
     )
 
 
-def measurements(s: Session, study_name: str, size: int, token: str | None = None) -> Page[MeasurementOut]:
-    """The measurements that a study links, in the order in which they were recorded."""
+def measurements(
+    s: Session, study_name: str, size: int, token: str | None = None, *, key: str | None = None
+) -> Page[MeasurementOut]:
+    """The measurements that a study links, of one architecture or all, in the order in which they were recorded."""
     study = studies.row(s, study_name)
     query = (
         select(Measurement, Architecture.key, Context.body)
@@ -165,20 +167,23 @@ def measurements(s: Session, study_name: str, size: int, token: str | None = Non
         .join(Context, Context.digest == Measurement.context_digest)
         .where(StudyMeasurement.study_id == study.id)
     )
+    if key is not None:
+        found = architectures.row(s, spaces.row(s, study.space_id).digest, key)
+        query = query.where(Measurement.architecture_id == found.id)
     rows, following = slice_of(s, query, [StudyMeasurement.measurement_id], size, token)
     items = [
         MeasurementOut(
-            id=found.id,
-            key=key,
-            metric=found.metric,
-            value=found.value,
+            id=each.id,
+            key=its_key,
+            metric=each.metric,
+            value=each.value,
             context=context,
-            attempt=found.attempt,
-            seconds=found.seconds,
-            worker=found.worker,
-            created_at=found.created_at,
+            attempt=each.attempt,
+            seconds=each.seconds,
+            worker=each.worker,
+            created_at=each.created_at,
         )
-        for found, key, context, _ in rows
+        for each, its_key, context, _ in rows
     ]
     return Page(items=items, next_page_token=following)
 

@@ -24,6 +24,7 @@ from service.db.asks import (
     record_ask,
     release,
     running,
+    seen,
     snapshot,
 )
 from service.db.paging import checked_id, slice_of
@@ -48,6 +49,7 @@ __all__ = [
     "release",
     "row",
     "running",
+    "seen",
     "set_state",
     "snapshot",
 ]

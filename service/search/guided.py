@@ -20,7 +20,7 @@ from service.search.designer import Designer, FitRequest, Suggestion, Suggestion
 from service.search.options import Option, read
 from service.search.random import draw
 from service.search.surrogate import Surrogate, evolve
-from service.search.trust import audit
+from service.search.trust import audit, audited
 
 _POOL = 512
 """Candidates, best first, among which a batch is picked."""
@@ -108,21 +108,19 @@ class Guided(Designer):
         self, history: History, count: int, rng: np.random.Generator, taken: set[bytes]
     ) -> list[Suggestion]:
         """The part of the batch that does not rely on predictors that are not (yet) known to be good."""
-        verdicts = [audit(self.space, history, column, rng) for column in self._predicted]
-        doubted = [verdict for verdict in verdicts if not verdict.trusted]
-        if not doubted:
+        probes = min((int(audited(history, column).sum()) for column in self._predicted), default=LEAST_PROBES)
+        known = probes >= LEAST_PROBES
+        verdicts = [audit(self.space, history, column, rng) for column in self._predicted] if known else []
+        doubted = [verdict.words for verdict in verdicts if not verdict.trusted]
+        if known and not doubted:
             return []
         share = int(rng.binomial(count, self._untrusted_share))
-        words = doubted[0].words
-        if any(verdict.probes >= LEAST_PROBES for verdict in doubted):
-            return draw(self.space, self.constraints, share, rng, taken, f"random: the predictor is {words}")
+        if known:
+            return draw(self.space, self.constraints, share, rng, taken, f"random: the predictor is {doubted[0]}")
+        words = f"the predictor is not trusted yet, {probes} of {LEAST_PROBES} probes are measured"
         parents = self._leaders(history, share, rng)
         children = mutants(self.space, self.constraints, parents, rng, taken) if share else []
-        return [
-            Suggestion(child, f"mutant of the front: the predictor is {words}")
-            for child in children
-            if child is not None
-        ]
+        return [Suggestion(child, f"mutant of the front: {words}") for child in children if child is not None]
 
     def _leaders(self, history: History, count: int, rng: np.random.Generator) -> Genes:
         rows = np.flatnonzero(history.complete)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from predictors.ranking import Trust, trust
-from search_spaces.space import SearchSpace
+from search_spaces.space import Bools, SearchSpace
 from service.core.history import History
 from service.core.objectives import ANALYTIC, Values
+
+
+def audited(history: History, column: int) -> Bools:
+    """(n,): complete probes of which objective ``column`` was predicted before it was measured."""
+    rows: Bools = history.complete & history.probe & np.isfinite(history.predicted[:, column])
+    return rows
 
 
 def audit(space: SearchSpace, history: History, column: int, rng: np.random.Generator) -> Trust:
@@ -16,7 +22,7 @@ def audit(space: SearchSpace, history: History, column: int, rng: np.random.Gene
     The baselines are MACs and parameters on the same rows. Each points the way it correlates with the objective on
     the other complete trials, as a fitted line would; where it does not correlate there, upwards.
     """
-    judged = history.complete & history.probe & np.isfinite(history.predicted[:, column])
+    judged = audited(history, column)
     rest = history.complete & ~judged
     costs = {name: values.astype(np.float64) for name, values in space.cost(history.genes).items() if name in ANALYTIC}
     measured = history.objectives[:, column]

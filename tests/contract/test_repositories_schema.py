@@ -129,16 +129,19 @@ def test_a_reader_cannot_write_and_holds_up_no_writer(database: Database) -> Non
         assert s.get(Counter, "surplus") is None
 
 
-def test_counting_up_loses_nothing_among_threads(database: Database) -> None:
-    """What a write session reads stays true until it commits, once its row is locked."""
+def test_counting_up_loses_nothing_among_processes(database: Database, database_url: str) -> None:
+    """What a write session reads stays true until it commits, once its row is locked. A `Database` for each thread,
+    since threads of one process queue before SQLite's own lock."""
 
-    def add(_: int) -> None:
+    def add() -> None:
+        own = Database(database_url)
         for _ in range(10):
-            with database.write() as s:
+            with own.write() as s:
                 counter = s.get_one(Counter, "events", with_for_update=True)
                 counter.value += 1
+        own.dispose()
 
-    threads = [threading.Thread(target=add, args=(index,)) for index in range(4)]
+    threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -112,7 +112,9 @@ function drawFront(data) {
   const note = document.getElementById("front-note");
   const shown = `${front.x.length} on the front of ${data.candidates} measured architectures.`;
   const rest = data.more ? ` Of the trials only the newest ${data.shown} are drawn; the front is of all.` : "";
-  note.textContent = `${shown}${rest} Select a point to see its architecture.`;
+  const text = `${shown}${rest} Select a point to see its architecture.`;
+  // Written only when it differs: screen readers speak every change.
+  if (note.textContent !== text) note.textContent = text;
   return draw("plot-front", traces, shape, "Nothing has both metrics yet.");
 }
 

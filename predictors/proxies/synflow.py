@@ -1,0 +1,45 @@
+"""SynFlow: the synaptic flow of an untrained network, without data."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, final
+
+from predictors.proxies.proxy import NotDefined, Proxy
+
+if TYPE_CHECKING:
+    from predictors.proxies.signals import Signals
+
+
+@final
+class SynFlow(Proxy):
+    """ln Σ |θ · ∂R/∂θ| over `Conv2d` and `Linear` weights, R the summed output for one input of ones.
+
+    The network has absolute parameters, no normalisation, and float64 with an exponent of its own, so depth does not
+    overflow it. `predictors.proxies.scaled` states the rule for each operation. The batch gives the input's shape
+    alone. The logarithm ranks as the sum does; `synflow_raw` is the sum that papers report.
+    """
+
+    name = "synflow"
+    paper = (
+        "Tanaka et al., Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow, NeurIPS "
+        "2020; as a proxy: Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
+    )
+    formula = "ln of the sum over weights of |θ · ∂R/∂θ|, parameters absolute, batch norm left out, input of ones"
+    needs = frozenset(("forward", "backward"))
+    direction = "higher"
+    failure = "Grows with depth and width whatever the accuracy; knows neither data nor normalisation."
+
+    def score(self, signals: Signals) -> float:
+        """See `Signals.flow` for what is refused."""
+        flow = signals.flow()
+        return math.log(flow.mantissa) + flow.exponent * math.log(2.0)
+
+
+def synflow_raw(signals: Signals) -> float:
+    """The sum itself, as published. Raises `NotDefined` where it exceeds float64."""
+    flow = signals.flow()
+    try:
+        return math.ldexp(flow.mantissa, flow.exponent)
+    except OverflowError as error:
+        raise NotDefined("the flow is above 1.8e308; its logarithm is not") from error

@@ -1,0 +1,329 @@
+"""Once-for-All's elastic MobileNetV3 (Cai et al., ICLR 2020; Howard et al., ICCV 2019).
+
+A chain of stages of mobile inverted bottlenecks. Elastic are the resolution of the images, the depth of each stage,
+and the kernel and expansion of each block. The defaults are the published space at width 1.0: 7·10^19 networks at each
+of 25 resolutions.
+
+Equivalences united under ``identity="function"``: choices of blocks that the depth cuts off. Not united: kernels that
+differ only where they read padding (a map smaller than half the kernel); they differ in parameters and MACs.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces import options as check
+from search_spaces.networks.layout import Block, Layout, divisible
+from search_spaces.space import Bools, Choice, Genes, Graphs, Identity, IntArray, InvalidSpace, SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from search_spaces.supernets.supernet import Supernet
+
+ACTIVATIONS = ("relu", "h_swish")
+_CHUNK = 8192
+"""Rows whose costs are looked up at once: their indices stay in the cache."""
+
+
+@final
+class MobileNetV3(SearchSpace):
+    """Choices ``resolution``, then per stage ``stageS.depth`` and per block ``stageS.blockB.kernel`` and ``.expand``.
+
+    Options, all JSON; the defaults are the published full-size space:
+
+    - ``in_channels``, ``classes``: of the data set.
+    - ``resolutions``: sides of the square input, in pixels.
+    - ``kernels`` (odd), ``expansions``, ``depths``: what each block, or stage, chooses from.
+    - ``stage_widths``, ``stage_strides``, ``stage_se``, ``stage_activations`` ("relu" or "h_swish"): one item per stage.
+    - ``stem_width``, ``stem_stride``: the first 3×3 convolution. ``first_width``: the fixed block behind it.
+    - ``final_width``, ``feature_width``: the 1×1 convolutions before and after the global average pool.
+    - ``width_mult``: multiplies every width; all are then rounded to multiples of 8.
+
+    Raises `InvalidSpace` that names the option.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity = "function",
+        in_channels: int = 3,
+        classes: int = 1000,
+        resolutions: Any = tuple(range(128, 225, 4)),
+        kernels: Any = (3, 5, 7),
+        expansions: Any = (3, 4, 6),
+        depths: Any = (2, 3, 4),
+        stage_widths: Any = (24, 40, 80, 112, 160),
+        stage_strides: Any = (2, 2, 2, 1, 2),
+        stage_se: Any = (False, True, False, True, True),
+        stage_activations: Any = ("relu", "relu", "h_swish", "h_swish", "h_swish"),
+        stem_width: int = 16,
+        stem_stride: int = 2,
+        first_width: int = 16,
+        final_width: int = 960,
+        feature_width: int = 1280,
+        width_mult: float = 1.0,
+        **unknown: Any,
+    ) -> None:
+        widths = check.many("stage_widths", stage_widths, check.integer)
+        stages = len(widths)
+        options: dict[str, Any] = {
+            "in_channels": check.integer("in_channels", in_channels),
+            "classes": check.integer("classes", classes),
+            "resolutions": check.many("resolutions", resolutions, check.integer, distinct=True),
+            "kernels": check.many("kernels", kernels, check.odd, distinct=True),
+            "expansions": check.many("expansions", expansions, check.integer, distinct=True),
+            "depths": check.many("depths", depths, check.integer, distinct=True),
+            "stage_widths": widths,
+            "stage_strides": check.many("stage_strides", stage_strides, check.integer, length=stages),
+            "stage_se": check.many("stage_se", stage_se, check.boolean, length=stages),
+            "stage_activations": check.many(
+                "stage_activations", stage_activations, check.one_of(*ACTIVATIONS), length=stages
+            ),
+            "stem_width": check.integer("stem_width", stem_width),
+            "stem_stride": check.integer("stem_stride", stem_stride),
+            "first_width": check.integer("first_width", first_width),
+            "final_width": check.integer("final_width", final_width),
+            "feature_width": check.integer("feature_width", feature_width),
+            "width_mult": check.number("width_mult", width_mult),
+        }
+        for field in unknown:
+            raise InvalidSpace(f"{field}: no such option, options are {sorted(options)}", field)
+        deepest = max(options["depths"])
+        choices = [Choice("resolution", tuple(options["resolutions"]))]
+        for stage in range(1, stages + 1):
+            choices.append(Choice(f"stage{stage}.depth", tuple(options["depths"])))
+            for block in range(1, deepest + 1):
+                choices.append(Choice(f"stage{stage}.block{block}.kernel", tuple(options["kernels"])))
+                choices.append(Choice(f"stage{stage}.block{block}.expand", tuple(options["expansions"])))
+        super().__init__("mobilenetv3", choices, options, identity=identity, uniform=True)
+        self._stages, self._deepest = stages, deepest
+        self._depths = np.array(options["depths"], dtype=np.int16)
+        self._tables = _Tables(self)
+
+    # ------------------------------------------------------------------ the shape of a row
+
+    def _by_stage(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """A view (n, stages, 1 + 2·deepest): the depth, then kernel and expansion of each block in turn."""
+        return rows[:, 1:].reshape(len(rows), self._stages, 1 + 2 * self._deepest)
+
+    def _present(self, genes: Genes) -> Bools:
+        """(n, stages, deepest): which blocks the depths leave."""
+        depths = self._depths[self._by_stage(genes)[:, :, 0]]
+        return np.asarray(depths[:, :, None] > np.arange(self._deepest, dtype=np.int16))
+
+    def active(self, genes: Genes) -> Bools:
+        """(n, d): the resolution, the depths, and the choices of blocks that the depths leave."""
+        genes = self._batch(genes)
+        result = np.ones(genes.shape, dtype=bool)
+        by_stage, present = self._by_stage(result), self._present(genes)
+        by_stage[:, :, 1::2] = present
+        by_stage[:, :, 2::2] = present
+        return result
+
+    def _merge(self, genes: Genes) -> Genes:
+        return genes
+
+    def _feasible(self, genes: Genes) -> Bools:
+        return np.ones(len(genes), dtype=bool)
+
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        # Uniform over architectures: a depth is as likely as the number of networks it has.
+        genes = self._draw_rows(count, rng)
+        rows, left = self._by_stage(genes), self._by_stage(self._allowed.sum(axis=1)[None])[0]
+        all_of_them = self._by_stage(self._sizes[None])[0]
+        beyond = np.arange(self._deepest) >= self._depths[:, None]
+        for stage in range(self._stages):
+            inside = (left[stage, 1::2] * left[stage, 2::2]).astype(np.float64)
+            # Under identity="row" the choices beyond the depth tell rows apart, and no restriction binds them.
+            outside = (all_of_them[stage, 1::2] * all_of_them[stage, 2::2]).astype(np.float64)
+            weight = np.where(beyond, outside if self.identity == "row" else 1.0, inside).prod(axis=1)
+            weight = weight * self._allowed[1 + stage * rows.shape[2], : len(weight)]
+            edges = np.cumsum(weight / weight.sum())[:-1]
+            rows[:, stage, 0] = np.searchsorted(edges, rng.random(count), side="right")
+        if self.identity == "row":
+            free = (rng.random(genes.shape) * self._sizes).astype(np.int8)
+            genes = np.where(self.active(genes), genes, free).astype(np.int8)
+        return genes
+
+    def extremes(self) -> Genes:
+        """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""
+        values = np.full(self._allowed.shape, np.nan)
+        for column, choice in enumerate(self.choices):
+            values[column, : len(choice.options)] = [float(option) for option in choice.options]
+        values[~self._allowed] = np.nan
+        both = np.stack([np.nanargmin(values, axis=1), np.nanargmax(values, axis=1)]).astype(np.int8)
+        return self.canonical(both)
+
+    # ------------------------------------------------------------------ what it costs
+
+    def cost(self, genes: Genes) -> dict[str, IntArray]:
+        """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
+        genes = self._batch(genes)
+        params, macs = np.empty(len(genes), dtype=np.int64), np.empty(len(genes), dtype=np.int64)
+        tables = self._tables
+        for start in range(0, len(genes), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            rows = self._by_stage(genes[chunk]).astype(np.int32)
+            setting = rows[:, :, 1::2] * len(self.options["expansions"]) + rows[:, :, 2::2]
+            setting = np.where(self._present(genes[chunk]), setting, tables.settings).reshape(len(rows), -1)
+            setting += tables.offsets
+            resolution = genes[chunk, 0].astype(np.int32)
+            params[chunk] = tables.params_fixed + tables.params.take(setting).sum(axis=1)
+            setting += resolution[:, None] * tables.stride
+            macs[chunk] = tables.macs_fixed[resolution] + tables.macs.take(setting).sum(axis=1)
+        return {"params": params, "macs": macs}
+
+    # ------------------------------------------------------------------ what it is built from
+
+    def layout(self, row: Genes) -> Layout:
+        """The layers of the network of one row (d,). Raises `InvalidArchitecture`."""
+        checked = self.check(np.asarray(row)[None])
+        genes, present = self._by_stage(checked)[0].tolist(), self._present(checked)[0].tolist()
+        blocks = [self.first_block]
+        for stage, stage_genes in enumerate(genes):
+            for depth, keep in enumerate(present[stage]):
+                if keep:
+                    kernel, expansion = stage_genes[1 + 2 * depth], stage_genes[2 + 2 * depth]
+                    blocks.append(self.block(stage, depth, kernel, expansion))
+        return self._network(self.options["resolutions"][int(checked[0, 0])], tuple(blocks))
+
+    def _network(self, resolution: int, blocks: tuple[Block, ...]) -> Layout:
+        get = self.options
+        return Layout(
+            in_channels=get["in_channels"],
+            resolution=resolution,
+            stem=self._width(get["stem_width"]),
+            stem_stride=get["stem_stride"],
+            blocks=blocks,
+            final=self._width(get["final_width"]),
+            features=self._width(get["feature_width"]),
+            classes=get["classes"],
+        )
+
+    @property
+    def full(self) -> Layout:
+        """All blocks at the widest expansion and the largest kernel: what a super-network holds."""
+        kernel = int(np.argmax(self.options["kernels"]))
+        expansion = int(np.argmax(self.options["expansions"]))
+        places = product(range(self._stages), range(self._deepest))
+        blocks = [self.block(stage, depth, kernel, expansion) for stage, depth in places]
+        return self._network(max(self.options["resolutions"]), (self.first_block, *blocks))
+
+    @property
+    def first_block(self) -> Block:
+        """The fixed block behind the stem: no expansion, kernel 3, stride 1."""
+        inputs = self._width(self.options["stem_width"])
+        outputs = self._width(self.options["first_width"])
+        return Block(0, inputs, inputs, outputs, 3, 1, 0, "relu", expands=False)
+
+    def block(self, stage: int, depth: int, kernel: int, expansion: int) -> Block:
+        """Block ``depth`` of ``stage``, both from 0, with these option indices."""
+        get, first = self.options, depth == 0
+        outputs = self._width(get["stage_widths"][stage])
+        before = get["stage_widths"][stage - 1] if stage else get["first_width"]
+        inputs = self._width(before) if first else outputs
+        middle = divisible(inputs * get["expansions"][expansion])
+        return Block(
+            place=1 + stage * self._deepest + depth,
+            inputs=inputs,
+            middle=middle,
+            outputs=outputs,
+            kernel=get["kernels"][kernel],
+            stride=get["stage_strides"][stage] if first else 1,
+            squeezed=divisible(middle // 4) if get["stage_se"][stage] else 0,
+            activation=get["stage_activations"][stage],
+        )
+
+    def _width(self, base: int) -> int:
+        return divisible(base * self.options["width_mult"])
+
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        layout = self.layout(row)
+        return (layout.in_channels, layout.resolution, layout.resolution)
+
+    def build(self, row: Genes) -> nn.Module:
+        """The network of one row, with the same weights each time; `initialise` draws others."""
+        from search_spaces.networks.initialise import initialise
+        from search_spaces.networks.mobilenetv3 import Network
+
+        network = Network(self.layout(row), device="meta").to_empty(device="cpu")
+        return initialise(network, np.random.default_rng(0))
+
+    def supernet(self) -> Supernet:
+        """The super-network under Once-for-All's names, with the same weights each time; `initialise` draws others."""
+        from search_spaces.networks.initialise import initialise
+        from search_spaces.supernets.mobilenetv3 import MobileNetV3Supernet
+
+        return initialise(MobileNetV3Supernet(self, device="meta").to_empty(device="cpu"), np.random.default_rng(0))
+
+    # ------------------------------------------------------------------ as graphs
+
+    def graphs(self, genes: Genes) -> Graphs:
+        """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
+
+        A node reads the sum of the nodes that feed it, so a skip connection is an edge past the block it skips.
+        """
+        genes = self._batch(genes)
+        get, total = self.options, self._stages * self._deepest
+        inputs = [f"input_{side}" for side in get["resolutions"]]
+        kinds = [f"mb{expansion}_k{kernel}" for kernel, expansion in product(get["kernels"], get["expansions"])]
+        labels = (*inputs, "stem", "first", *kinds, "output")
+        rows = self._by_stage(genes).astype(np.int16)
+        setting = (rows[:, :, 1::2] * len(get["expansions"]) + rows[:, :, 2::2]).reshape(len(genes), total)
+        n, base = len(genes), len(inputs)
+        fixed = [np.full((n, 1), base, np.int16), np.full((n, 1), base + 1, np.int16)]
+        last = np.full((n, 1), len(labels) - 1, np.int16)
+        operations = np.concatenate([genes[:, :1], *fixed, base + 2 + setting, last], axis=1, dtype=np.int16)
+        ends = np.ones((n, 3), dtype=bool)
+        present = np.concatenate([ends, self._present(genes).reshape(n, total), ends[:, :1]], axis=1)
+        # What flows past a node: only residual blocks let their input through. a feeds b if all between them do.
+        passes = np.array([False, False, *(block.residual for block in self.full.blocks), False])
+        walls = np.cumsum(present & ~passes, axis=1)
+        before = walls - (present & ~passes)
+        open_between = before[:, None, :] == walls[:, :, None]
+        later = np.triu(np.ones(open_between.shape[1:], dtype=bool), 1)
+        adjacency = open_between & later & present[:, :, None] & present[:, None, :]
+        # Close the gaps that absent blocks leave.
+        order = np.argsort(~present, axis=1, kind="stable")[:, : int(present.sum(axis=1).max(initial=0))]
+        adjacency = np.take_along_axis(adjacency, order[:, :, None], axis=1)
+        adjacency = np.take_along_axis(adjacency, order[:, None, :], axis=2)
+        operations = np.take_along_axis(np.where(present, operations, np.int16(-1)), order, axis=1)
+        return Graphs(adjacency, operations, labels)
+
+
+class _Tables:
+    """Parameters and MACs of every block at every setting, to be looked up and summed."""
+
+    def __init__(self, space: MobileNetV3) -> None:
+        get = space.options
+        kernels, expansions, resolutions = get["kernels"], get["expansions"], get["resolutions"]
+        self.settings = len(kernels) * len(expansions)
+        """Also the index of "absent", which costs nothing."""
+        places = list(product(range(len(get["stage_widths"])), range(max(get["depths"]))))
+        self.offsets = (np.arange(len(places)) * (self.settings + 1)).astype(np.int32)
+        self.stride = np.int32(len(places) * (self.settings + 1))
+        params = np.zeros((len(places), self.settings + 1), dtype=np.int64)
+        macs = np.zeros((len(resolutions), *params.shape), dtype=np.int64)
+        sides = np.array([-(-side // get["stem_stride"]) for side in resolutions], dtype=np.int64)
+        layout = space.full
+        first = layout.blocks[0]
+        self.params_fixed = layout.in_channels * 9 * layout.stem + 2 * layout.stem + first.params
+        self.params_fixed += layout.blocks[-1].outputs * layout.final + 2 * layout.final
+        self.params_fixed += layout.final * layout.features + (layout.features + 1) * layout.classes
+        self.macs_fixed = sides**2 * (layout.in_channels * 9 * layout.stem) + first.macs(sides)
+        for place, (stage, depth) in enumerate(places):
+            for index, (kernel, expansion) in enumerate(product(range(len(kernels)), range(len(expansions)))):
+                block = space.block(stage, depth, kernel, expansion)
+                params[place, index] = block.params
+                macs[:, place, index] = block.macs(sides)
+            sides = -(-sides // layout.blocks[1 + place].stride)
+        self.macs_fixed += sides**2 * (layout.blocks[-1].outputs * layout.final)
+        self.macs_fixed += layout.final * layout.features + layout.features * layout.classes
+        self.params, self.macs = params.ravel(), macs.ravel()
+

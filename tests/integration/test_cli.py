@@ -1,0 +1,242 @@
+"""The command line against a real server: what people and scripts see."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.cli.root import app, main
+from tests.serving import (
+    WEIGHTS,
+    Served,
+    complete,
+    evaluate,
+    lease,
+    make_search,
+    make_space,
+    make_study,
+    served,
+    settings_in,
+    sha256,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command as the shell would."""
+    monkeypatch.setenv("FRONTIER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def ran(*arguments: str) -> Ran:
+        monkeypatch.setattr("sys.argv", ["frontier", *arguments])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        said = capsys.readouterr()
+        assert isinstance(code, int)
+        return Ran(code, said.out, said.err)
+
+    return ran
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    with served(settings_in(tmp_path)) as running:
+        monkeypatch.setenv("FRONTIER_URL", running.url)
+        yield running
+
+
+def test_spaces_are_created_listed_shown_and_sampled(server: Served, run: Run, tmp_path: Path) -> None:
+    options = tmp_path / "options.json"
+    options.write_text('{"classes": 10, "in_channels": 1}')
+    made = run("spaces", "create", "mine", "--plugin", "mobilenetv3", "--options", f"@{options}", "--json")
+    assert (made.code, made.json["name"]) == (0, "mine")
+    assert [each["name"] for each in run("spaces", "list", "--json").json] == ["mine"]
+    assert "mobilenetv3" in run("spaces", "list").out
+    assert "resolution" in run("spaces", "show", "mine").out
+    drawn = run("spaces", "sample", "mine", "--count", "3", "--json").json
+    assert len({each["key"] for each in drawn}) == 3
+    assert drawn == run("spaces", "sample", "mine", "--count", "3", "--json").json
+    assert all(each["macs"] > 0 for each in drawn)
+
+
+def test_a_supernet_is_created_and_its_training_is_queued(server: Served, run: Run) -> None:
+    make_space(server.http)
+    made = run(
+        "supernets", "create", "net", "--space", "tiny", "--dataset", "digits", "--recipe", '{"epochs": 1}', "--json"
+    )
+    assert made.json["state"] == "CREATED"
+    assert run("supernets", "train", "net", "--detach", "--json").json["kind"] == "train_supernet"
+    (job,) = lease(server.http)
+    server.http.put(f"/v1/artifacts/{sha256(WEIGHTS)}", content=WEIGHTS)
+    complete(server.http, job, {"weights": sha256(WEIGHTS), "summary": {}})
+    trained = run("supernets", "train", "net", "--json")
+    assert trained.json["state"] == "READY"
+    assert "training net" in trained.err
+    assert "READY" in run("supernets", "list").out
+    assert run("supernets", "show", "net", "--json").json["weights"] == sha256(WEIGHTS)
+
+
+def test_a_study_is_created_searched_and_shown(server: Served, run: Run) -> None:
+    make_study(server.http)
+    made = run(
+        *("studies", "create", "other", "--space", "tiny", "--dataset", "digits", "--supernet", "net"),
+        *("--objective", "error", "--objective", "min:macs[0,1000000]", "--constraint", "params<=50000"),
+        *("--metric", "latency_ms", "--json"),
+    )
+    assert made.code == 0, made.err
+    assert made.json["objectives"][1] == {"metric": "macs", "direction": "minimise", "bounds": [0, 1000000]}
+    assert made.json["constraints"] == [{"metric": "params", "lower": None, "upper": 50000}]
+    assert made.json["metrics"] == ["error", "macs", "params", "latency_ms"]
+
+    search = make_search(server)
+    evaluate(server.http)
+    assert "study" in run("studies", "list").out
+    front = run("studies", "front", "study")
+    assert re.search(r"hypervolume 0\.\d+, scaled by \(ideal, nadir\): error \[0, 0\.9\]", front.out)
+    key = run("studies", "front", "study", "--json").json["points"][0]["key"]
+    assert key in front.out
+    assert run("studies", "show", "study", "--json").json["searches"] == 1
+
+    assert run("search", "list", "--study", "study", "--json").json[0]["counts"]["succeeded"] == 4
+    assert "RUNNING" in run("search", "show", str(search)).out
+    for verb, state in (("pause", "PAUSED"), ("resume", "RUNNING"), ("cancel", "CANCELLED")):
+        assert run("search", verb, str(search), "--json").json["state"] == state
+    watched = run("search", "watch", str(search), "--json")
+    assert watched.json["state"] == "CANCELLED"
+    assert "search first" in watched.err
+    started = run("search", "start", "study", "--designer", "random", "--budget", "2", "--json")
+    assert started.json["budget"] == 2
+    assert run("predictors", "list", "--study", "study", "--json").json == []
+
+
+def test_an_architecture_is_exported_to_files(server: Served, run: Run, tmp_path: Path) -> None:
+    make_study(server.http)
+    make_search(server)
+    evaluate(server.http)
+    key = run("studies", "front", "study", "--json").json["points"][0]["key"]
+    server.http.post(f"/v1/studies/study/architectures/{key}:export", json={"formats": ["onnx"]})
+    (job,) = lease(server.http)
+    result = {"files": {"onnx": sha256(WEIGHTS)}, "max_abs_diff": {"onnx": 1e-6}, "input_shape": [1, 8, 8]}
+    complete(server.http, job, result)
+    exported = run("export", "study", key, "--format", "onnx", "--out", str(tmp_path / "out"), "--json")
+    assert exported.code == 0, exported.err
+    assert Path(exported.json["files"]["onnx"]).read_bytes() == WEIGHTS
+
+
+def test_proxies_and_jobs(server: Served, run: Run) -> None:
+    make_study(server.http)
+    assert "synflow" in run("proxies", "list").out.split()
+    scored = run("proxies", "score", "study", "--proxy", "synflow", "--sample", "2", "--detach", "--json")
+    (job,) = scored.json["jobs"]
+    assert run("jobs", "show", str(job), "--json").json["kind"] == "score"
+    assert [each["id"] for each in run("jobs", "list", "--state", "queued", "--json").json] == [job]
+    assert run("jobs", "cancel", str(job), "--json").json["state"] == "CANCELLED"
+    assert "CANCELLED" in run("jobs", "list", "--kind", "score").out
+
+
+def test_a_job_that_fails_is_one_line(server: Served, run: Run) -> None:
+    make_space(server.http)
+    run("supernets", "create", "net", "--space", "tiny", "--dataset", "digits")
+    run("supernets", "train", "net", "--detach")
+    (job,) = lease(server.http)
+    failure = {"token": job["token"], "state": "FAILED", "failure": "bug", "reason": "the recipe is wrong"}
+    server.http.post(f"/v1/jobs/{job['job']}:fail", json=failure)
+    study = run("jobs", "show", str(job["job"]), "--json")
+    assert study.json["reason"] == "the recipe is wrong"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["studies", "show", "nope"], 1, "there is no study 'nope'"),
+        (["spaces", "create", "x", "--plugin", "nope"], 1, "plugin: no space named 'nope'"),
+        (["spaces", "create", "Big", "--plugin", "mobilenetv3"], 2, "name: "),
+        (["spaces", "create", "x", "--plugin", "mobilenetv3", "--options", "[1]"], 2, "must be a JSON object"),
+        (["spaces", "create", "x", "--plugin", "mobilenetv3", "--options", "{"], 2, "is not JSON"),
+        (["spaces", "create", "x", "--plugin", "mobilenetv3", "--options", "@/nope"], 2, "is not JSON"),
+        (["jobs", "show", "0"], 2, "greater than or equal to 1"),
+        (["jobs", "list", "--kind", "nope"], 2, "nope"),
+        (["worker", "--kinds", "nope"], 2, "allowed: evaluate"),
+        (["search", "start", "study", "--budget", "0"], 2, "greater than or equal to 1"),
+        (["studies", "create", "x", "--space", "s", "--dataset", "d", "--objective", "="], 2, "--objective"),
+        (["nope"], 2, "nope"),
+        (["serve", "--host", "0.0.0.0"], 1, "without keys"),
+        (["api", "--host", "192.0.2.1"], 1, "without keys"),
+    ],
+)
+def test_errors_are_one_clear_line(server: Served, run: Run, arguments: list[str], code: int, said: str) -> None:
+    ran = run(*arguments)
+    assert ran.code == code
+    assert said in " ".join(ran.err.split())
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+    if code == 1:
+        assert len(ran.err.strip().splitlines()) == 1
+        assert ran.err.startswith("frontier: ")
+
+
+def test_a_server_that_is_not_there_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run("studies", "list", "--url", "http://127.0.0.1:9")
+    assert ran.code == 1
+    assert "start a server with `frontier serve`" in ran.err
+    assert run("studies", "list", "--url", "nonsense").code == 1
+    monkeypatch.setenv("FRONTIER_PORT", "many")
+    wrong = run("studies", "list")
+    assert (wrong.code, "FRONTIER_PORT" in wrong.err) == (2, True)
+
+
+def test_the_database_is_upgraded_and_checked(run: Run, tmp_path: Path) -> None:
+    fresh = run("db", "check")
+    assert fresh.code == 1
+    assert "frontier db upgrade" in fresh.err
+    assert run("db", "upgrade").code == 0
+    assert run("db", "check").out.strip() == "ok"
+    assert (tmp_path / "home" / "frontier.db").exists()
+    broken = run("db", "check", "--database-url", "sqlite:////nope/nope/x.db")
+    assert broken.code == 1
+    assert "Traceback" not in broken.err
+    assert run("db", "check", "--database-url", "oracle://x").code == 1
+
+
+def test_the_server_at_home_is_found(server: Served, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FRONTIER_URL")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "server.json").write_text(json.dumps({"url": server.url}))
+    assert run("spaces", "list", "--json").json == []
+
+
+def test_every_command_has_help(run: Run) -> None:
+    assert run("--version").out.strip()
+    groups = [group.name for group in app.registered_groups]
+    assert {"spaces", "supernets", "studies", "search", "predictors", "proxies", "jobs", "db"} <= set(groups)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None
+            assert command.callback.__doc__, command.name
+            assert run(str(group.name), str(command.name), "--help").code == 0
