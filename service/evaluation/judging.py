@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from predictors.proxies.measure import measure
+from predictors.proxies.proxy import Undefined
 from search_spaces.supernets.calibrate import recalibrate
 from search_spaces.supernets.images import resize
 from service.core.errors import Infeasible, Invalid
-from service.evaluation.counting import count
 from service.evaluation.datasets import Split
 from service.evaluation.datasets.raw import Labels
 from service.evaluation.evaluator import Candidate
@@ -85,6 +86,13 @@ def judge(network: nn.Module, split: Split, resolution: int, device: torch.devic
     if not math.isfinite(mean):
         raise Infeasible(f"diverged: loss is {mean} on {len(split)} images")
     return Judgement(int(wrong) / len(split), mean)
+
+
+def count(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
+    """``macs`` and ``params`` of the network as it stands, for one input of ``shape`` (c, h, w)."""
+    image = torch.zeros((1, *shape), device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    found = measure(network, [image], ("macs", "params"), np.random.default_rng(0))
+    return {name: value for name, value in found.items() if not isinstance(value, Undefined)}
 
 
 def measure_network(

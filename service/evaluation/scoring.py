@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import numpy as np
 import torch
-from predictors.proxies.measure import Undefined, measure
 
+from predictors.proxies.measure import measure
+from predictors.proxies.proxy import Undefined
 from search_spaces.networks.initialise import initialise
 from search_spaces.plugins import names
 from search_spaces.supernets.images import resize
@@ -49,8 +49,7 @@ def score(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | N
         found = measure(network, [batch], asked.proxies, np.random.default_rng([asked.seed, 2]))
         reasons = {name: value.reason for name, value in found.items() if isinstance(value, Undefined)}
         values = {name: float(value) for name, value in found.items() if not isinstance(value, Undefined)}
-        reasons |= {name: f"the score is {value}" for name, value in values.items() if not math.isfinite(value)}
-        scores.append({name: value for name, value in values.items() if name not in reasons})
+        scores.append(values)
         undefined.append(reasons)
         seconds.append(time.perf_counter() - started)
     report(len(rows), len(rows), "scored")

@@ -281,16 +281,6 @@ def test_other_names_and_references_are_refused(tmp_path: Path, stream: bytes) -
         read_batch(file)
 
 
-def test_a_pickle_cannot_leave_anything_behind_for_the_next_one(tmp_path: Path) -> None:
-    file = tmp_path / "batch"
-    # BUILD with slot state sets attributes of the class that stands for numpy.ndarray.
-    file.write_bytes(b"cnumpy\nndarray\n(N}S'array'\nNstb.")
-    with pytest.raises(ValueError, match="batch"):
-        read_batch(file)
-    file.write_bytes(python2_batch())
-    assert read_batch(file)[1].tolist() == [3]
-
-
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -9,7 +9,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from service.evaluation.counting import count
 from service.evaluation.latency import LatencyProtocol, measure_latency, summarise
 
 
@@ -59,20 +58,3 @@ def test_the_network_runs_one_image_in_eval_and_inference_mode() -> None:
     assert set(spy.calls) == {(torch.Size([1, 1, 2, 2]), False, True)}
     assert found.repeats == 4
     assert found.median_ms > 0
-
-
-def test_counting_by_hand() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),  # 8·3·9 weights, 4·4 places
-        nn.BatchNorm2d(8),  # 16 parameters
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),  # 8·9 weights + 8, 4·4 places
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),  # 40 + 5
-    )
-    network[5].weight.requires_grad_(True)
-    found = count(network, (3, 8, 8), torch.device("cpu"))
-    assert found == {"macs": 216 * 16 + 72 * 16 + 40, "params": 216 + 16 + 80 + 45}
-    network[0].weight.requires_grad_(False)
-    assert count(network, (3, 8, 8), torch.device("cpu"))["params"] == 16 + 80 + 45
-    assert not network[0]._forward_hooks, "hooks stay behind"

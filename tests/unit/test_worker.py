@@ -39,6 +39,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.ended = threading.Event()
         self.cancelled = self.stale = self.known = False
+        self.refuse_files, self.refused_files = False, 0
         self.away = 0
         """So many requests find nobody."""
         self.answers: dict[str, list[httpx.Response]] = {}
@@ -90,6 +91,9 @@ class Server:
         return httpx.Response(200, json={"job": 1, "accepted": True, "state": body["state"]})
 
     def _file(self, request: httpx.Request, digest: str) -> httpx.Response:
+        if self.refuse_files:
+            self.refused_files += 1
+            return problem(507, "the disk is full")
         if request.method == "PUT":
             self.files[digest] = request.content
             return httpx.Response(200, json={"digest": digest, "size": len(request.content)})
@@ -314,6 +318,24 @@ def test_a_failed_heartbeat_is_sent_again(server: Server, run: Run) -> None:
     third = server.of(":heartbeat")[2]
     assert third["progress"]["metrics"] == {"loss": 1.0}
     assert third["checkpoint"] == hashlib.sha256(b"state").hexdigest()
+
+
+def test_a_checkpoint_that_could_not_be_stored_is_stored_later(server: Server, run: Run) -> None:
+    digest = hashlib.sha256(b"state").hexdigest()
+
+    def train(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | None) -> Json:
+        server.refuse_files = True
+        time.sleep(0.03)
+        report(1, 2, "one", checkpoint=b"state")
+        until(lambda: server.refused_files)
+        server.refuse_files = False
+        until(lambda: any(body.get("checkpoint") == digest for body in server.of(":heartbeat")))
+        return {}
+
+    server.lease(lease_s=0.06)
+    run(train)
+    until(lambda: server.ended.is_set())
+    assert server.files[digest] == b"state"
 
 
 def test_a_cancelled_job_stops_at_its_next_report(server: Server, run: Run) -> None:

@@ -132,17 +132,14 @@ class _Reader(pickle.Unpickler):
     def __init__(self, stream: BinaryIO) -> None:
         # The published files were written by Python 2, whose str are bytes.
         super().__init__(stream, encoding="bytes")
-        # Made anew for each file: a pickle can set attributes of what it is given.
-        array = type("Array", (_Array,), {})
-        dtype = type("Dtype", (_Dtype,), {})
-        names: dict[tuple[str, str], Callable[..., object]] = {
-            ("numpy", "ndarray"): array,
-            ("numpy", "dtype"): dtype,
+        # Functions are made anew for each file: a pickle can set attributes of what it is given.
+        self._names: Mapping[tuple[str, str], Callable[..., object]] = {
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+            ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
             ("_codecs", "encode"): lambda text, encoding="latin1": _encode(text, encoding),
         }
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            names[module, "_reconstruct"] = lambda *_: array()
-        self._names: Mapping[tuple[str, str], Callable[..., object]] = names
 
     def find_class(self, module: str, name: str) -> Any:
         """Called for every global that the pickle names."""
