@@ -103,7 +103,8 @@ class DashboardWorld:
     def finish(self, count: int = 64) -> int:
         """Leases and completes trials; returns how many there were."""
         leases = self.world.lease(count, worker="cpu-1")
-        self.world.complete(leases, self._measured, worker="cpu-1", device=CPU.name)
+        if leases:
+            self.world.complete(leases, self._measured, worker="cpu-1", device=CPU.name)
         return len(leases)
 
     def fail_one(self, reason: str) -> None:

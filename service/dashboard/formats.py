@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from service.core.metrics import metric
@@ -72,6 +73,11 @@ def heading(name: str) -> str:
     return f"{text} on {device}" if device else text
 
 
+def whole(number: int) -> str:
+    """A whole number, all of it: ``26,000``."""
+    return f"{number:,}"
+
+
 def label(name: str) -> str:
     """A metric's name with its unit: ``Latency on cpu-a (ms)``."""
     on = heading(name)
@@ -129,15 +135,20 @@ def clip(text: str, length: int = 80) -> str:
 
 def config_summary(config: Mapping[str, Any], items: int = _SUMMARY_ITEMS) -> str:
     """The few choices that say most: those whose names are nested least come first."""
-    names = sorted(config, key=lambda name: name.count("."))
-    depth = names[0].count(".") if names else 0
-    # A whole level of nesting is shown or none of it, except for the first: half a list of blocks says nothing.
-    shown = [name for name in names if name.count(".") == depth][:items]
-    for level in range(depth + 1, depth + 4):
+    shown = _most_telling(tuple(config), items)
+    text = ", ".join(f"{name} {config[name]}" for name in shown)
+    left = len(config) - len(shown)
+    return f"{text} and {left} more" if left else text
+
+
+@lru_cache(maxsize=4096)
+def _most_telling(names: tuple[str, ...], items: int) -> tuple[str, ...]:
+    """Whole levels of nesting, outermost first: half a list of blocks says nothing. Of the first level what fits."""
+    levels = sorted({name.count(".") for name in names})
+    shown: list[str] = []
+    for level in levels:
         more = [name for name in names if name.count(".") == level]
         if len(shown) + len(more) > items:
-            break
+            return tuple(shown or more[:items])
         shown += more
-    text = ", ".join(f"{name} {config[name]}" for name in shown)
-    left = len(names) - len(shown)
-    return f"{text} and {left} more" if left else text
+    return tuple(shown)

@@ -15,6 +15,7 @@ from service.db import events, front, jobs, queue, studies, supernets, workers
 STUDIES_ON_PAGE = 20
 TRIALS_ON_PAGE = 25
 JOBS_ON_PAGE = 50
+MEASUREMENTS_ON_PAGE = 200
 
 Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
@@ -59,12 +60,6 @@ def study_page(study: StudyName, db: Db, x: Metric = None, y: Metric = None, met
             **views.front_part(session, found),
             **views.audit_part(session, found, metric),
             **views.trials_part(session, found, TRIALS_ON_PAGE, None),
-            "plots": {
-                "front": data.front_data(session, found, *axes),
-                "hypervolume": data.hypervolume_data(session, found),
-                "predicted": data.predicted_data(session, found, metric),
-            },
-            "limit": data.POINTS,
         }
     return page("study.html", **values)
 
@@ -105,13 +100,13 @@ def architecture_page(study: StudyName, key: Key, db: Db) -> Response:
     with db.read() as session:
         found = studies.get(session, study)
         shown = front.architecture(session, study, key)
-        measured, complete = views.measurements_of(session, found, key)
+        measured = front.measurements(session, study, MEASUREMENTS_ON_PAGE, key=key)
     return page(
         "architecture.html",
         study=found,
         architecture=shown,
-        measurements=measured,
-        complete=complete,
+        measurements=measured.items,
+        more=measured.next_page_token is not None,
         diagram=views.drawn(shown.graph),
     )
 

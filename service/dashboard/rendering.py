@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mimetypes
 from functools import cache
 from importlib.resources import files
@@ -12,7 +11,6 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from service.core.errors import NotFound
 from service.dashboard import formats
@@ -50,7 +48,6 @@ def _environment() -> Environment:
         {
             "ago": formats.duration_since,
             "clip": formats.clip,
-            "count": formats.count,
             "duration": formats.duration,
             "heading": formats.heading,
             "label": formats.label,
@@ -58,9 +55,10 @@ def _environment() -> Environment:
             "short": formats.short_key,
             "summary": formats.config_summary,
             "when": formats.when,
+            "whole": formats.whole,
         }
     )
-    environment.globals.update({"asset": asset_url, "embedded": _embedded, "value": formats.value})
+    environment.globals.update({"asset": asset_url, "value": formats.value})
     return environment
 
 
@@ -86,9 +84,3 @@ def _load(name: str) -> tuple[bytes, str, str]:
     suffix = name[name.rfind(".") :]
     media_type = _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
     return content, media_type, hashlib.sha256(content).hexdigest()[:12]
-
-
-def _embedded(value: Any) -> Markup:
-    """JSON that may stand inside a ``<script type="application/json">``."""
-    text = json.dumps(value, allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704 - escaped

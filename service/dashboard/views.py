@@ -16,12 +16,10 @@ from service.dashboard import diagram, findings
 from service.db import front, searches, trials
 from service.wire.base import Json
 from service.wire.searches import SearchOut, TrialCounts
-from service.wire.studies import MeasurementOut, StudyOut
+from service.wire.studies import StudyOut
 
 SEARCHES = 200
 """Searches on a study's page, at most."""
-MEASUREMENTS = 20_000
-"""Measurements of a study that are looked through for those of one architecture, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +142,6 @@ def trials_part(s: Session, study: StudyOut, size: int, token: str | None) -> di
         "older": found.next_page_token,
         "first": token is None,
     }
-
-
-def measurements_of(s: Session, study: StudyOut, key: str) -> tuple[list[MeasurementOut], bool]:
-    """The measurements of one architecture, and whether all of the study's were looked through."""
-    found: list[MeasurementOut] = []
-    token: str | None = None
-    for _ in range(MEASUREMENTS // 1000):
-        some = front.measurements(s, study.name, 1000, token)
-        found += [each for each in some.items if each.key == key]
-        token = some.next_page_token
-        if token is None:
-            break
-    return found, token is None
 
 
 def drawn(graph: Json) -> diagram.Diagram | None:

@@ -1,7 +1,7 @@
-// The plots of a study's page: drawn from what came with the page, and again when something changes.
+// The plots of a study's page: fetched and drawn after the page, and again when something changes.
 
 const base = `/studies/${document.body.dataset.study}`;
-const plots = JSON.parse(document.getElementById("plots").textContent);
+const plots = {}; // what was fetched last
 const query = new URLSearchParams(location.search);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const CONFIG = {
@@ -43,6 +43,7 @@ function layout(x, y, more = {}) {
     margin: { l: 64, r: 16, t: 34, b: 56 },
     hovermode: "closest",
     hoverlabel: { align: "left", bgcolor: css("--card"), bordercolor: css("--muted"), font: { color: css("--ink") } },
+    showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { color: css("--ink") } },
     xaxis: axis(x.title, x.extra),
     yaxis: axis(y.title, y.extra),
@@ -175,7 +176,11 @@ function drawPredicted(data) {
 const drawings = { front: drawFront, hypervolume: drawHypervolume, predicted: drawPredicted };
 
 function drawAll() {
-  return Promise.all(Object.entries(drawings).map(([name, how]) => how(plots[name])));
+  for (const [name, data] of Object.entries(plots)) drawings[name](data);
+}
+
+function fetchAll() {
+  return Promise.all(Object.keys(drawings).map(fetchPlot));
 }
 
 function chosen(name) {
@@ -190,16 +195,23 @@ const newest = {}; // a slow answer must not replace a later one
 
 async function fetchPlot(name) {
   const turn = (newest[name] = (newest[name] ?? 0) + 1);
-  const response = await fetch(`${base}/data/${name}?${chosen(name)}`);
-  if (!response.ok || turn !== newest[name]) return;
-  const answer = await response.json();
-  if (turn !== newest[name]) return;
-  plots[name] = answer;
+  const blank = document.querySelector(`#plot-${name} .blank`);
+  try {
+    const response = await fetch(`${base}/data/${name}?${chosen(name)}`);
+    if (!response.ok) throw new Error(response.statusText);
+    const answer = await response.json();
+    if (turn !== newest[name]) return;
+    plots[name] = answer;
+  } catch {
+    // What is drawn already stays; the next change tries again.
+    if (blank) blank.textContent = "This cannot be loaded at present.";
+    return;
+  }
   await drawings[name](plots[name]);
 }
 
 document.body.addEventListener("frontier:changed", (event) => {
-  event.detail.waitFor(Promise.all(Object.keys(drawings).map(fetchPlot)));
+  event.detail.waitFor(fetchAll());
   newTrials();
 });
 
@@ -252,4 +264,4 @@ function openArchitecture(event) {
 }
 
 dark.addEventListener("change", drawAll);
-drawAll();
+fetchAll();
