@@ -192,12 +192,6 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
     return Snapshot(search, study, space, objectives, constraints, history, completion, pending)
 
 
-def seen(s: Session, search_id: int) -> list[tuple[int, Json]]:
-    """The number of each stored ask and what it had seen, in order."""
-    query = select(Ask.number, Ask.seen).where(Ask.search_id == checked_id(search_id, "search")).order_by(Ask.number)
-    return [(number, what) for number, what in s.execute(query)]
-
-
 def record_ask(
     s: Session,
     held: Claim,

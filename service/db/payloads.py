@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -25,7 +25,8 @@ from service.wire.payloads import (
 from service.wire.spaces import SpaceSpec
 from service.wire.studies import EvaluatorSpec
 
-Measured = Mapping[int, Sequence[str]]
+Measured = Mapping[int, tuple[subjects.Subject, Collection[str]]]
+"""Evaluations of trials by job id: what they are about, and the metrics that need not be measured."""
 
 
 def materialise(s: Session, job: Job) -> Json:
@@ -37,7 +38,7 @@ def materialise_all(
     s: Session, jobs: Sequence[Job], measured: Measured
 ) -> tuple[dict[int, Json], dict[int, FrontierError | ValidationError]]:
     """Job id → payload, and job id → error for jobs of which none can be made: one of those must not hold up the
-    queue. ``measured``: metrics that evaluations need not measure, by job id."""
+    queue."""
     by_kind: dict[JobKind, list[Job]] = {}
     for job in jobs:
         by_kind.setdefault(JobKind(job.kind), []).append(job)
@@ -56,8 +57,11 @@ def materialise_all(
 
 
 def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    about = {job: subject for job, (subject, _) in measured.items()}
+    about.update(subjects.read(s, [job for job in jobs if job.id not in about]))
+    given = {job: names for job, (_, names) in measured.items()}
     return {
-        job: EvaluatePayload(
+        job.id: EvaluatePayload(
             space=_spec(each.space),
             genes=_row(each.architecture),
             dataset=each.study.task["dataset"],
@@ -65,11 +69,11 @@ def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[in
             split=each.split,
             evaluator=EvaluatorSpec(**each.study.evaluator),
             weights=each.weights,
-            metrics=[name for name in each.wanted if name not in measured.get(job, ())],
+            metrics=[name for name in each.wanted if name not in given.get(job.id, ())],
             fidelity=each.fidelity,
             seed=each.seed,
         )
-        for job, each in subjects.read(s, jobs).items()
+        for job, each in ((job, about[job.id]) for job in jobs)
     }
 
 

@@ -70,7 +70,7 @@ def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float 
     device = str(worker.device["name"])
     taken: list[Job] = []
     passed: set[int] = set()
-    measured: dict[int, list[str]] = {}
+    measured: dict[int, tuple[subjects.Subject, set[str]]] = {}
     for _ in range(_ROUNDS):
         found = _waiting(s, worker, body, body.count - len(taken), passed | {job.id for job in taken}, time)
         if not found:
@@ -80,7 +80,7 @@ def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float 
         _reuse(s, [known[job] for job in sorted(complete)], time)
         passed |= complete
         taken += [job for job in found if job.id not in complete]
-        measured.update({job: sorted(_given(*known[job])) for job in known if job not in complete})
+        measured.update({job: (known[job][0], _given(*known[job])) for job in known if job not in complete})
         if len(taken) == body.count or not complete:
             break
     return _hand_out(s, taken, measured, body.worker, lease_s, time)
@@ -249,7 +249,7 @@ def _reuse(s: Session, reused: Sequence[_Answer], time: datetime) -> None:
 
 
 def _hand_out(
-    s: Session, taken: Sequence[Job], measured: Mapping[int, list[str]], worker: str, lease_s: float, time: datetime
+    s: Session, taken: Sequence[Job], measured: payloads.Measured, worker: str, lease_s: float, time: datetime
 ) -> list[Lease]:
     if not taken:
         return []

@@ -24,7 +24,6 @@ from service.db.asks import (
     record_ask,
     release,
     running,
-    seen,
     snapshot,
 )
 from service.db.paging import checked_id, slice_of
@@ -49,7 +48,6 @@ __all__ = [
     "release",
     "row",
     "running",
-    "seen",
     "set_state",
     "snapshot",
 ]

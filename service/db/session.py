@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Database:
 
     def schema_problem(self) -> str | None:
         """What is wrong with the schema, in words; None if this release can work with it."""
-        head = ScriptDirectory.from_config(_config(None)).get_current_head()
+        head = _head()
         with self._reader.connect() as connection:
             heads = MigrationContext.configure(connection).get_current_heads()
         if heads == (head,):
@@ -112,6 +112,11 @@ def _config(connection: Connection | None) -> Config:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     return config
+
+
+@cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config(None)).get_current_head()
 
 
 def _refuse_unknown(connection: Connection) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from search_spaces.plugins import names as plugin_names
 from search_spaces.space import Bools, SearchSpace
 from service.core.errors import Invalid, NotFound
-from service.core.metrics import Circumstances, metric
+from service.core.metrics import METRICS, Circumstances, metric
 from service.core.objectives import ANALYTIC, Constraint, Direction, Objective, violations
 from service.db import events, spaces, supernets, workers
 from service.db.paging import slice_of
@@ -142,6 +142,11 @@ def _values(s: Session, body: StudyIn) -> dict[str, object]:
 
 
 def _objective(index: int, given: ObjectiveIn, space: SearchSpace, dataset: Dataset) -> Objective:
+    if given.direction is None and given.metric.partition("@")[0] not in METRICS:
+        raise Invalid(
+            f"objectives.{index}.direction",
+            f"is not known for {given.metric!r}: say 'minimise' or 'maximise' (known metrics: {', '.join(METRICS)})",
+        )
     direction = given.direction or metric(given.metric).direction
     bounds = given.bounds or _known_bounds(given.metric, space, dataset)
     if bounds is None:

@@ -55,18 +55,31 @@ class Subject:
 
 def read(s: Session, jobs: Sequence[Job]) -> dict[int, Subject]:
     """Job id → subject, of jobs that have an architecture and a study."""
-    query = (
-        select(Job.id, Trial, Architecture, Study, Space, Supernet.weights)
-        .join(Architecture, Architecture.id == Job.architecture_id)
-        .join(Study, Study.id == Job.study_id)
+    if not jobs:
+        return {}
+    # Studies and spaces are few and large: once each, not with every row.
+    of_study = (
+        select(Study, Space, Supernet.weights)
         .join(Space, Space.id == Study.space_id)
-        .outerjoin(Trial, Trial.id == Job.trial_id)
         .outerjoin(Supernet, Supernet.id == Study.supernet_id)
+        .where(Study.id.in_({job.study_id for job in jobs}))
+        .execution_options(populate_existing=True)
+    )
+    shared = {study.id: (study, space, weights) for study, space, weights in s.execute(of_study)}
+    of_job = (
+        select(Job.id, Trial, Architecture)
+        .join(Architecture, Architecture.id == Job.architecture_id)
+        .outerjoin(Trial, Trial.id == Job.trial_id)
         .where(Job.id.in_([job.id for job in jobs]))
         .execution_options(populate_existing=True)
     )
     by_id = {job.id: job for job in jobs}
-    return {found[0]: Subject(by_id[found[0]], *found[1:]) for found in s.execute(query)}
+    result = {}
+    for job_id, trial, architecture in s.execute(of_job):
+        job = by_id[job_id]
+        if job.study_id is not None:
+            result[job_id] = Subject(job, trial, architecture, *shared[job.study_id])
+    return result
 
 
 def analytic(subjects: Sequence[Subject]) -> dict[int, Metrics]:

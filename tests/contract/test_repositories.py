@@ -225,6 +225,7 @@ def test_bounds_of_what_is_maximised_are_turned(world: World) -> None:
     ("given", "field"),
     [
         ({"objectives": [ObjectiveIn(metric="loss")]}, "objectives.0.bounds"),
+        ({"objectives": [ObjectiveIn(metric="accuracy", bounds=(1, 0))]}, "objectives.0.direction"),
         ({"objectives": [ObjectiveIn(metric="error", bounds=(1, 0))]}, "objectives.0.bounds"),
         ({"objectives": [ObjectiveIn(metric="macs"), ObjectiveIn(metric="macs")]}, "objectives.1.metric"),
         ({"constraints": [ConstraintSpec(metric="macs")]}, "constraints.0"),

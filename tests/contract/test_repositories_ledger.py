@@ -177,6 +177,8 @@ def test_studies_link_what_is_theirs(world: World, ids: list[int]) -> None:
         rest = front.measurements(s, "second", 1, pages.next_page_token)
     assert [each.key for each in pages.items + rest.items] == world.space.keys(world.genes(2))
     assert rest.next_page_token is None
+    with world.database.read() as s:
+        assert front.measurements(s, "second", 5, key=rest.items[0].key).items == rest.items
     assert pages.items[0].context == HERE.context("error")
 
 
