@@ -1,15 +1,14 @@
-"""The controller's side of searches: who advances one, what a designer sees of it, and what it answered."""
+"""The controller's side of searches: what a designer sees of one, and what it answered."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, case, func, insert, or_, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from search_spaces.space import SearchSpace
@@ -17,37 +16,15 @@ from service.core.errors import Conflict, Invalid, NotFound, Stale
 from service.core.history import History
 from service.core.metrics import Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Objective, minimised, violations
-from service.core.states import COUNTED, FAILURES, OPEN, SearchState, State
+from service.core.states import SearchState, State
 from service.db import architectures, events, jobs, ledger, spaces, studies, trial_ends
+from service.db.claims import Claim, Progress
 from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
 from service.search.designer import Suggestions
 from service.wire.base import Json, Metrics
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A controller's lease of a search; ``token`` is the fence."""
-
-    search_id: int
-    token: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` all that have ended."""
-
-    state: SearchState
-    asks: int
-    trials: int
-    open: int
-    counted: int
-    failures: int
-    completions: int
-    budget: int
-    batch: int
-    slack: int
-    max_failures: int
+__all__ = ["Claim", "Progress", "Snapshot", "change_state", "finish", "record_ask", "seen", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,69 +39,6 @@ class Snapshot:
     history: History
     completion: int
     pending: list[int]
-
-
-def running(s: Session) -> list[int]:
-    """Ids of the searches that are to be advanced."""
-    return list(s.scalars(select(Search.id).where(Search.state == SearchState.RUNNING).order_by(Search.id)))
-
-
-def claim(s: Session, search_id: int, controller: str, lease_s: float) -> Claim | None:
-    """Leases a running search, or renews the controller's own lease; None while another controller has it."""
-    time = now()
-    free = or_(Search.controller.is_(None), Search.leased_until < time)
-    own = and_(Search.controller == controller, Search.controller.is_not(None))
-    statement = (
-        update(Search)
-        .where(Search.id == search_id, Search.state == SearchState.RUNNING, or_(own, free))
-        .values(
-            controller=controller,
-            leased_until=time + timedelta(seconds=lease_s),
-            token=case((own, Search.token), else_=Search.token + 1),
-        )
-        .returning(Search.token)
-    )
-    token = s.execute(statement, execution_options={"synchronize_session": False}).scalar_one_or_none()
-    return None if token is None else Claim(search_id, token)
-
-
-def release(s: Session, held: Claim) -> None:
-    """Gives a search back, so that another controller need not wait for the lease to run out."""
-    statement = update(Search).where(Search.id == held.search_id, Search.token == held.token)
-    s.execute(statement.values(leased_until=now()), execution_options={"synchronize_session": False})
-
-
-def progress(s: Session, search_id: int) -> Progress:
-    """How far a search is, in one query; or `NotFound`."""
-
-    def count(states: Iterable[State]) -> Any:
-        return func.count(case((Trial.state.in_(states), 1)))
-
-    counted = func.count(case((and_(Trial.state.in_(COUNTED), Trial.evaluation), 1)))
-    query = (
-        select(Search, func.count(Trial.id), count(OPEN), counted, count(FAILURES))
-        .outerjoin(Trial, Trial.search_id == Search.id)
-        .where(Search.id == checked_id(search_id, "search"))
-        .group_by(Search.id)
-        .execution_options(populate_existing=True)
-    )
-    found = s.execute(query).one_or_none()
-    if found is None:
-        raise NotFound("search", search_id)
-    search, trials, still_open, evaluated, failures = found
-    return Progress(
-        state=SearchState(search.state),
-        asks=search.asks,
-        trials=trials,
-        open=still_open,
-        counted=evaluated,
-        failures=failures,
-        completions=search.completions,
-        budget=search.budget,
-        batch=search.batch,
-        slack=search.slack,
-        max_failures=search.max_failures,
-    )
 
 
 def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:

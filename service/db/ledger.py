@@ -9,24 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from service.core.errors import Invalid, Unavailable
+from service.core.errors import Invalid
 from service.core.metrics import Circumstances, Scope, context_digest, metric
+from service.db.attempts import Place, Row, insert
 from service.db.rows import chunks, insert_new
 from service.db.tables import Context, Measurement, StudyMeasurement, now
 from service.wire.base import Json, Metrics
 
 LATENCY_AGE_S = 7 * 86400.0
 """Metrics of device scope that are older are measured again, unless settings say otherwise."""
-
-_ROUNDS = 8
-"""Bound of the tries to find a free attempt while others record the same metric of the same architecture."""
-
-_Place = tuple[int, str, str]  # architecture, metric, context digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
     }
     insert_new(s, Context, [{"digest": digest, "body": bodies[digest]} for digest in sorted(bodies)])
     rows = [row for entry, named in zip(entries, digests, strict=True) for row in _rows(entry, named)]
-    ids = iter(_insert(s, rows))
+    ids = iter(insert(s, rows))
     result = [[next(ids) for _ in entry.values] for entry in entries]
     link(s, [(entry.study_id, ids) for entry, ids in zip(entries, result, strict=True) if entry.study_id is not None])
     return result
@@ -134,7 +130,7 @@ def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_
     places = [_places(question) for question in questions]
     every = sorted({place for each in places for place in each.values()})
     youngest = now() - timedelta(seconds=max_age_s)
-    found: dict[_Place, Known] = {}
+    found: dict[Place, Known] = {}
     metrics, digests = sorted({p[1] for p in every}), sorted({p[2] for p in every})
     for some in chunks(sorted({place[0] for place in every})):
         query = (
@@ -230,31 +226,11 @@ def values(s: Session, study_id: int, circumstances: Circumstances, metrics: Seq
     return means(s, study_id, study_contexts(s, study_id, circumstances, metrics))
 
 
-# ---------------------------------------------------------------------- recording
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    place: _Place
-    value: float
-    seconds: float
-    job_id: int | None
-    token: int | None
-    worker: str | None
-
-    @property
-    def identity(self) -> object:
-        """Rows with equal identities are one measurement; None: equal to no other."""
-        if metric(self.place[1]).scope is Scope.ANALYTIC:
-            return self.place
-        return None if self.job_id is None else (self.place, self.job_id, self.token)
-
-
-def _rows(entry: Entry, digests: Mapping[str, str]) -> list[_Row]:
+def _rows(entry: Entry, digests: Mapping[str, str]) -> list[Row]:
     analytic = {name for name in entry.values if metric(name).scope is Scope.ANALYTIC}
     share = entry.seconds / max(len(entry.values) - len(analytic), 1)
     return [
-        _Row(
+        Row(
             place=(entry.architecture_id, name, digests[name]),
             value=float(value),
             seconds=0.0 if name in analytic else share,
@@ -266,85 +242,7 @@ def _rows(entry: Entry, digests: Mapping[str, str]) -> list[_Row]:
     ]
 
 
-def _insert(s: Session, rows: Sequence[_Row]) -> list[int]:
-    """Ids in the order of the rows. Attempts are taken in that order; who loses a race takes the next one."""
-    ids: dict[int, int] = {}
-    time = now()
-    for _ in range(_ROUNDS):
-        todo = [index for index in range(len(rows)) if index not in ids]
-        if not todo:
-            break
-        stored, free = _stored(s, [rows[index] for index in todo])
-        planned: dict[tuple[_Place, int], list[int]] = {}
-        leaders: dict[object, list[int]] = {}
-        for index in todo:
-            row = rows[index]
-            if row.identity in stored:
-                ids[index] = stored[row.identity]
-            elif row.identity in leaders:
-                leaders[row.identity].append(index)
-            else:
-                attempt = free.get(row.place, 0)
-                free[row.place] = attempt + 1
-                planned[row.place, attempt] = [index]
-                if row.identity is not None:
-                    leaders[row.identity] = planned[row.place, attempt]
-        for some in chunks(sorted(planned)):
-            values = [_values(rows[planned[each][0]], each[1], time) for each in some]
-            for architecture, name, digest, attempt, measurement in insert_new(s, Measurement, values, *_RETURNED):
-                for index in planned[(architecture, name, digest), attempt]:
-                    ids[index] = measurement
-    if len(ids) < len(rows):
-        raise Unavailable("too many others record the same metric of the same architecture: try again")
-    return [ids[index] for index in range(len(rows))]
-
-
-def _stored(s: Session, rows: Sequence[_Row]) -> tuple[dict[object, int], dict[_Place, int]]:
-    """Identity → id of what is stored, and the next free attempt of each place."""
-    stored: dict[object, int] = {}
-    free: dict[_Place, int] = {}
-    names, digests = {row.place[1] for row in rows}, {row.place[2] for row in rows}
-    for some in chunks(sorted({row.place[0] for row in rows})):
-        query = (
-            select(*_RETURNED, Measurement.job_id, Measurement.token)
-            .where(Measurement.architecture_id.in_(some))
-            .where(Measurement.metric.in_(names), Measurement.context_digest.in_(digests))
-        )
-        for architecture, name, digest, attempt, measurement, job, token in s.execute(query):
-            place = (architecture, name, digest)
-            free[place] = max(free.get(place, 0), attempt + 1)
-            identity = _Row(place, 0.0, 0.0, job, token, None).identity
-            if identity is not None:
-                stored[identity] = measurement
-    return stored, free
-
-
-def _values(row: _Row, attempt: int, time: datetime) -> dict[str, object]:
-    architecture, name, digest = row.place
-    return {
-        "architecture_id": architecture,
-        "metric": name,
-        "context_digest": digest,
-        "attempt": attempt,
-        "value": row.value,
-        "seconds": row.seconds,
-        "job_id": row.job_id,
-        "token": row.token,
-        "worker": row.worker,
-        "created_at": time,
-    }
-
-
-_RETURNED = (
-    Measurement.architecture_id,
-    Measurement.metric,
-    Measurement.context_digest,
-    Measurement.attempt,
-    Measurement.id,
-)
-
-
-def _places(question: Question) -> dict[str, _Place]:
+def _places(question: Question) -> dict[str, Place]:
     result = {}
     for name in question.metrics:
         context = context_of(question.circumstances, name)

@@ -14,7 +14,7 @@ from service.core.objectives import Values
 from service.core.states import COUNTED, SearchState, State
 from service.db import jobs, spaces, studies, trial_ends
 from service.db.architectures import unpack
-from service.db.asks import Claim
+from service.db.claims import Claim
 from service.db.paging import checked_id, slice_of
 from service.db.rows import insert_new
 from service.db.tables import Architecture, Predictor, Search, Study, Trial, now

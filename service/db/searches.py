@@ -1,4 +1,4 @@
-"""Searches: made, shown, paused, cancelled. What a controller does with them is in `service.db.asks`."""
+"""Searches: made, shown, paused, cancelled. `service.db.claims` and `service.db.asks` are what controllers do."""
 
 from __future__ import annotations
 
@@ -13,19 +13,8 @@ from service.core.objectives import minimised
 from service.core.pareto import hypervolume
 from service.core.states import COUNTED, SearchState
 from service.db import events, spaces, studies, supernets, trial_ends
-from service.db.asks import (
-    Claim,
-    Progress,
-    Snapshot,
-    change_state,
-    claim,
-    finish,
-    progress,
-    record_ask,
-    release,
-    running,
-    snapshot,
-)
+from service.db.asks import Snapshot, change_state, finish, record_ask, snapshot
+from service.db.claims import Claim, Progress, claim, progress, release, running
 from service.db.paging import checked_id, slice_of
 from service.db.rows import body_of, refuse_other
 from service.db.tables import Search, Study, Supernet, Trial, now

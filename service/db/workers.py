@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound
@@ -20,6 +20,8 @@ from service.wire.spaces import DatasetOut, Task
 
 ALIVE = timedelta(minutes=1)
 """A worker that was heard of within this time is alive."""
+
+_SEEN_EVERY = timedelta(seconds=5)
 
 
 def announce(s: Session, body: WorkerIn) -> WorkerOut:
@@ -58,6 +60,12 @@ def row(s: Session, name: str) -> Worker:
     if found is None:
         raise NotFound("worker", name)
     return found
+
+
+def seen(s: Session, name: str | None, time: datetime) -> None:
+    """A worker was heard of. Written at most every few seconds, since it says so with every heartbeat."""
+    late = update(Worker).where(Worker.name == name, Worker.last_seen_at < time - _SEEN_EVERY)
+    s.execute(late.values(last_seen_at=time), execution_options={"synchronize_session": False})
 
 
 def datasets_page(s: Session, size: int, token: str | None = None) -> Page[DatasetOut]:

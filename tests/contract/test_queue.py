@@ -437,6 +437,20 @@ def test_a_worker_that_must_go_hands_back_without_using_up_attempts(world: World
     assert world.lease(1)[0].attempt == 1
 
 
+def test_all_attempts_are_paid_for(world: World, search: int) -> None:
+    world.fail(world.lease(1)[0], State.QUEUED, "drained", seconds=3.0)
+    world.complete(world.lease(1))
+    assert world.trials(search)[0].paid_s == 5.0
+
+
+def test_a_batch_ends_its_trials_in_its_order(world: World, search: int) -> None:
+    leases = world.lease(4)
+    world.complete([leases[i] for i in (2, 0, 3, 1)])
+    with world.database.read() as s:
+        query = select(tables.Trial.number).where(tables.Trial.completion.is_not(None))
+        assert list(s.scalars(query.order_by(tables.Trial.completion))) == [3, 1, 4, 2]
+
+
 def test_what_comes_back_for_another_reason_fails_in_the_end(world: World, search: int) -> None:
     states = []
     for _ in range(3):

@@ -1,0 +1,119 @@
+"""Which attempt a measurement is: the first of a metric of an architecture in a context is 0, then 1, 2, …"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.core.errors import Unavailable
+from service.core.metrics import Scope, metric
+from service.db.rows import chunks, insert_new
+from service.db.tables import Measurement, now
+
+Place: TypeAlias = tuple[int, str, str]
+"""Architecture, metric, context digest."""
+
+_ROUNDS = 8
+"""Bound of the tries to find a free attempt while others record the same metric of the same architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A measurement that is to be recorded."""
+
+    place: Place
+    value: float
+    seconds: float
+    job_id: int | None
+    token: int | None
+    worker: str | None
+
+    @property
+    def identity(self) -> object:
+        """Rows with equal identities are one measurement; None: equal to no other."""
+        if metric(self.place[1]).scope is Scope.ANALYTIC:
+            return self.place
+        return None if self.job_id is None else (self.place, self.job_id, self.token)
+
+
+def insert(s: Session, rows: Sequence[Row]) -> list[int]:
+    """Ids in the order of the rows. Attempts are taken in that order; who loses a race takes the next one."""
+    ids: dict[int, int] = {}
+    time = now()
+    for _ in range(_ROUNDS):
+        todo = [index for index in range(len(rows)) if index not in ids]
+        if not todo:
+            break
+        stored, free = _stored(s, [rows[index] for index in todo])
+        planned: dict[tuple[Place, int], list[int]] = {}
+        leaders: dict[object, list[int]] = {}
+        for index in todo:
+            row = rows[index]
+            if row.identity in stored:
+                ids[index] = stored[row.identity]
+            elif row.identity in leaders:
+                leaders[row.identity].append(index)
+            else:
+                attempt = free.get(row.place, 0)
+                free[row.place] = attempt + 1
+                planned[row.place, attempt] = [index]
+                if row.identity is not None:
+                    leaders[row.identity] = planned[row.place, attempt]
+        for some in chunks(sorted(planned)):
+            values = [_values(rows[planned[each][0]], each[1], time) for each in some]
+            for architecture, name, digest, attempt, measurement in insert_new(s, Measurement, values, *_RETURNED):
+                for index in planned[(architecture, name, digest), attempt]:
+                    ids[index] = measurement
+    if len(ids) < len(rows):
+        raise Unavailable("too many others record the same metric of the same architecture: try again")
+    return [ids[index] for index in range(len(rows))]
+
+
+def _stored(s: Session, rows: Sequence[Row]) -> tuple[dict[object, int], dict[Place, int]]:
+    """Identity → id of what is stored, and the next free attempt of each place."""
+    stored: dict[object, int] = {}
+    free: dict[Place, int] = {}
+    names, digests = {row.place[1] for row in rows}, {row.place[2] for row in rows}
+    for some in chunks(sorted({row.place[0] for row in rows})):
+        query = (
+            select(*_RETURNED, Measurement.job_id, Measurement.token)
+            .where(Measurement.architecture_id.in_(some))
+            .where(Measurement.metric.in_(names), Measurement.context_digest.in_(digests))
+        )
+        for architecture, name, digest, attempt, measurement, job, token in s.execute(query):
+            place = (architecture, name, digest)
+            free[place] = max(free.get(place, 0), attempt + 1)
+            identity = Row(place, 0.0, 0.0, job, token, None).identity
+            if identity is not None:
+                stored[identity] = measurement
+    return stored, free
+
+
+def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
+    architecture, name, digest = row.place
+    return {
+        "architecture_id": architecture,
+        "metric": name,
+        "context_digest": digest,
+        "attempt": attempt,
+        "value": row.value,
+        "seconds": row.seconds,
+        "job_id": row.job_id,
+        "token": row.token,
+        "worker": row.worker,
+        "created_at": time,
+    }
+
+
+_RETURNED = (
+    Measurement.architecture_id,
+    Measurement.metric,
+    Measurement.context_digest,
+    Measurement.attempt,
+    Measurement.id,
+)
