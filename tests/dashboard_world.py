@@ -10,13 +10,13 @@ import numpy as np
 
 from service.core.spaces import build_space
 from service.core.states import State
-from service.db import searches, spaces, studies
+from service.db import artifacts, front, queue, searches, spaces, studies, supernets
 from service.db.session import Database
 from service.search.designer import Suggestion, Suggestions
 from service.wire.base import Json
-from service.wire.jobs import Lease
+from service.wire.jobs import CompleteBatch, CompleteIn, HeartbeatIn, Lease
 from service.wire.searches import SearchIn
-from service.wire.spaces import SpaceIn, Task
+from service.wire.spaces import SpaceIn, SupernetIn, Task
 from service.wire.studies import EvaluatorSpec, ObjectiveIn, StudyIn
 from tests.world import CPU, TINY, World
 
@@ -111,9 +111,44 @@ class DashboardWorld:
         (lease,) = self.world.lease(1, worker="cpu-1")
         self.world.fail(lease, State.INFEASIBLE, "infeasible", reason=reason)
 
-    def keys(self) -> Sequence[str]:
-        from service.db import front
+    def supernet_study(self, *, trained: bool) -> str:
+        """A second study, over a super-network that is being trained or has been; returns its name."""
+        task, db = Task(dataset="digits"), self.world.database
+        self.world.worker("cpu-1", evaluators=["training", "supernet"])
+        with db.write() as s:
+            supernets.create(s, SupernetIn(name="net", space="mobile", task=task))
+            supernets.train(s, "net")
+            studies.create(
+                s,
+                StudyIn(
+                    name="with-net",
+                    space="mobile",
+                    task=task,
+                    objectives=[ObjectiveIn(metric="error"), ObjectiveIn(metric="macs")],
+                    supernet="net",
+                ),
+            )
+        (lease,) = self.world.lease(1, worker="cpu-1")
+        progress = {"done": 217, "total": 864, "note": "epoch 14/54"}
+        with db.write() as s:
+            queue.heartbeat(s, lease.job, HeartbeatIn(token=lease.token, progress=progress))
+        if trained:
+            self.give(lease, {"weights": self.file("a" * 64), "summary": {}})
+        return "with-net"
 
+    def give(self, lease: Lease, result: Json) -> None:
+        """Completes a job with any result."""
+        done = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=1.0)
+        with self.world.database.write() as s:
+            queue.complete(s, CompleteBatch(worker="cpu-1", results=[done]))
+
+    def file(self, digest: str) -> str:
+        """Registers an artifact."""
+        with self.world.database.write() as s:
+            artifacts.register(s, digest, 10)
+        return digest
+
+    def keys(self) -> Sequence[str]:
         with self.world.database.read() as s:
             return [point.key for point in front.front(s, self.study).points]
 

@@ -56,6 +56,7 @@ def study_page(study: StudyName, db: Db, x: Metric = None, y: Metric = None, met
             "study": found,
             "axes": axes,
             "after": events.last(session),
+            **views.facts_part(session, found),
             **views.searches_part(session, found),
             **views.front_part(session, found),
             **views.audit_part(session, found, metric),
@@ -73,7 +74,7 @@ def study_part(
         found = studies.get(session, study)
         match part:
             case "facts":
-                values: dict[str, Any] = {}
+                values = views.facts_part(session, found)
             case "searches":
                 values = views.searches_part(session, found)
             case "front":

@@ -41,6 +41,7 @@ def _environment() -> Environment:
         loader=PackageLoader("service.dashboard"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -13,7 +13,7 @@ from service.core.metrics import Scope
 from service.core.metrics import metric as known_metric
 from service.core.objectives import ANALYTIC
 from service.dashboard import diagram, findings
-from service.db import front, searches, trials
+from service.db import front, jobs, searches, supernets, trials
 from service.wire.base import Json
 from service.wire.searches import SearchOut, TrialCounts
 from service.wire.studies import StudyOut
@@ -96,6 +96,13 @@ def study_row(s: Session, study: StudyOut) -> Mapping[str, Any]:
         "searches": [(search, progress(search)) for search in found],
         "hypervolume": front.front(s, study.name).hypervolume,
     }
+
+
+def facts_part(s: Session, study: StudyOut) -> dict[str, Any]:
+    """What the study is, and how far its super-network's training is."""
+    supernet = supernets.get(s, study.supernet) if study.supernet is not None else None
+    job = jobs.get(s, supernet.job) if supernet is not None and supernet.job is not None else None
+    return {"supernet": supernet, "job": job}
 
 
 def searches_part(s: Session, study: StudyOut) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,3 +175,21 @@ def test_pages_fit_a_narrow_screen(page: Page, world: DashboardWorld, path: str)
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto(path)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_network_is_exported_and_can_be_downloaded(page: Page, server: Served, world: DashboardWorld) -> None:
+    world.finish()
+    study = world.supernet_study(trained=True)
+    content = b"a network"
+    digest = hashlib.sha256(content).hexdigest()
+    page.goto(f"/studies/{study}/architectures/{world.keys()[0]}")
+    page.get_by_role("button", name="Export as ONNX").click()
+    page.get_by_text("waits for a worker").wait_for()
+    server.http.put(f"/v1/artifacts/{digest}", content=content).raise_for_status()
+    (lease,) = world.world.lease(1, worker="cpu-1")
+    result = {"files": {"onnx": digest, "torch": digest}, "max_abs_diff": {"onnx": 2e-7}, "input_shape": [1, 8, 8]}
+    world.give(lease, result)
+    with page.expect_download() as started:
+        page.get_by_role("link", name=re.compile(r"Download .*\.onnx")).click()
+    assert started.value.path().read_bytes() == content
+    assert "differ by at most 2.0e-7" in page.locator("#export").inner_text()

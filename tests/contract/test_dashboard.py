@@ -277,6 +277,18 @@ def test_a_study_without_trials_has_its_page(tmp_path: Path) -> None:
     database.dispose()
 
 
+def test_training_is_shown_on_the_pages_that_wait_for_it(tmp_path: Path) -> None:
+    database = Database(settings_in(tmp_path).database)
+    study = DashboardWorld.in_database(database).supernet_study(trained=False)
+    client = _client(database, tmp_path)
+    for path in (f"/studies/{study}", "/workers"):
+        text = client.get(path).text
+        assert "epoch 14/54" in text
+        assert "data-busy" in text
+    assert "Training" in client.get("/").text
+    database.dispose()
+
+
 def test_axes_never_coincide_and_follow_the_objectives(world: DashboardWorld) -> None:
     with world.world.database.read() as session:
         study = studies.get(session, world.study)

@@ -10,6 +10,7 @@ const KINDS = [
 ];
 const PAUSE_MS = Number(body.dataset.pause ?? 700);
 const RETRY_MS = 3000;
+const BUSY_MS = 4000;
 
 let source = null;
 let last = Number(body.dataset.after);
@@ -78,6 +79,10 @@ document.addEventListener("visibilitychange", () => {
     changed();
   }
 });
+// Progress within a job makes no events: while some is shown, the page looks by itself.
+setInterval(() => {
+  if (!document.hidden && document.querySelector("[data-busy]")) changed();
+}, BUSY_MS);
 addEventListener("pagehide", close);
 addEventListener("pageshow", open);
 open();

@@ -112,8 +112,9 @@ function drawFront(data) {
   );
   const note = document.getElementById("front-note");
   const shown = `${front.x.length} on the front of ${data.candidates} measured architectures.`;
+  const hint = " Select a point to see its architecture.";
   const rest = data.more ? ` Of the trials only the newest ${data.shown} are drawn; the front is of all.` : "";
-  const text = `${shown}${rest} Select a point to see its architecture.`;
+  const text = data.candidates ? shown + rest + hint : "";
   // Written only when it differs: screen readers speak every change.
   if (note.textContent !== text) note.textContent = text;
   return draw("plot-front", traces, shape, "Nothing has both metrics yet.");
