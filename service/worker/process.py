@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import threadpoolctl
 import torch
 
 from search_spaces.plugins import names
@@ -35,6 +36,8 @@ def run_worker(
     Raises ValueError for a data set that cannot be read or a device that is not there, and what `Worker.run` raises.
     """
     torch.set_num_threads(settings.threads)
+    # NumPy's matrix products as well: sums of another order are other sums.
+    threadpoolctl.threadpool_limits(settings.threads, user_api="blas")
     # It names every optional package that is absent.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     where = torch.device(device)
