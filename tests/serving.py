@@ -19,9 +19,10 @@ import numpy as np
 import structlog
 from fastapi import FastAPI
 
-from service.app import bind, create_app, run_server, server_of
+from service.app import create_app, run_server, server_of
 from service.db import searches
 from service.db.session import Database
+from service.listening import bind
 from service.search.designer import Suggestion, Suggestions
 from service.settings import Settings
 from service.wire.jobs import Device, JobKind, WorkerIn

@@ -29,7 +29,7 @@ from service.wire.studies import ExportIn, FrontOut, FrontPoint, ObjectiveIn, St
 
 EXPORT_SHARE = 0.5
 """The exported network has at most this share of the largest network's MACs."""
-TRAIN_STEPS = 900
+TRAIN_STEPS = 330
 """Steps of training aimed at, whatever the size of the data set; at least 3 and at most 60 epochs."""
 LOOK_S = 0.3
 TERMINAL = frozenset({SearchState.DONE, SearchState.FAILED, SearchState.CANCELLED})

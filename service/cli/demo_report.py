@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -50,13 +51,17 @@ def front_rows(front: FrontOut) -> list[dict[str, Any]]:
 
 def print_report(console: Console, report: Report) -> None:
     """The Pareto front, both hypervolumes, the predictor beside its baselines, and the export."""
-    table = Table(title=f"Pareto front of {report.study}", title_justify="left", box=None, header_style="bold")
-    for name in ("architecture", "validation accuracy", "test accuracy", "MACs", "parameters", "latency"):
+    table = Table(
+        title=f"Pareto front of {report.study} (accuracies; * is exported)",
+        title_justify="left",
+        box=None,
+        header_style="bold",
+    )
+    for name in ("architecture", "validation", "test", "MACs", "parameters", "latency"):
         table.add_column(name, justify="left" if name == "architecture" else "right")
     for row in report.front:
-        marked = "  ← exported" if row["key"] == report.exported else ""
         table.add_row(
-            row["key"][:12] + marked,
+            row["key"][:12] + ("*" if row["key"] == report.exported else ""),
             f"{row['accuracy']:.2%}",
             "-" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
             f"{row['macs']:,}",
@@ -66,22 +71,23 @@ def print_report(console: Console, report: Report) -> None:
     console.print()
     console.print(table)
     scaling = ", ".join(f"{s['metric']} from {s['bounds'][0]:.6g} to {s['bounds'][1]:.6g}" for s in report.scaling)
-    console.print(f"\nHypervolume after {report.evaluations} evaluations (scaled: {scaling}; reference 1.1 each):")
-    console.print(f"  guided {_number(report.hypervolume)}   random {_number(report.hypervolume_random)}")
-    console.print("  One run proves nothing: `python -m benchmarks.demo` repeats both over seeds.")
+    say = partial(console.print, soft_wrap=True, highlight=False)
+    say(f"\nHypervolume after {report.evaluations} evaluations (scaled: {scaling}; reference 1.1 each):")
+    say(f"  guided {_number(report.hypervolume)}   random {_number(report.hypervolume_random)}")
+    say("  One run proves nothing: `python -m benchmarks.demo` repeats both over seeds.")
     audit = report.predictor
-    console.print(
+    say(
         f"\nPredictor on {audit['n']} architectures of the random search, which it never saw: Kendall tau "
         f"{_number(audit['kendall_tau'])} (95 % interval {_number(audit['ci_low'])} to {_number(audit['ci_high'])})"
     )
-    console.print(f"  beside MACs {_number(audit['macs_tau'])} and parameters {_number(audit['params_tau'])}")
-    console.print(
+    say(f"  beside MACs {_number(audit['macs_tau'])} and parameters {_number(audit['params_tau'])}")
+    say(
         f"\nExported {report.exported[:12]}; largest difference from the sub-network's outputs: "
         f"ONNX {report.export['onnx_max_abs_diff']:.2e}, torch {report.export['torch_max_abs_diff']:.2e}"
     )
     for kind, digest in report.files.items():
-        console.print(f"  {kind}: artifact {digest}")
-    console.print(f"\nTook {report.seconds:.0f} s.")
+        say(f"  {kind}: artifact {digest}")
+    say(f"\nTook {report.seconds:.0f} s.")
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.common import CommandError, Home, Url, running_url, server_file, settings_with
+from service.listening import bind
 from service.logs import configure
 from service.wire.jobs import JobKind
 
@@ -28,11 +29,12 @@ def api(
     listener: Annotated[int | None, typer.Option("--fd", hidden=True, help="A bound socket to serve.")] = None,
 ) -> None:
     """Run the REST API and the dashboard."""
+    settings = settings_with(home=home, host=host, port=port, database_url=database_url)
+    bound = bind(settings) if listener is None else socket.socket(fileno=listener)
+    configure(settings.log_level, "api")
+
     from service import app
 
-    settings = settings_with(home=home, host=host, port=port, database_url=database_url)
-    bound = app.bind(settings) if listener is None else socket.socket(fileno=listener)
-    configure(settings.log_level, "api")
     name, number = bound.getsockname()[:2]
     typer.echo(f"Serving http://{f'[{name}]' if ':' in name else name}:{number}", err=True)
     app.serve(settings, bound)

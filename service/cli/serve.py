@@ -23,6 +23,7 @@ from service.cli.common import CommandError, Home, server_file, settings_with
 from service.cli.db import opened
 from service.cli.processes import DatabaseUrl, Host, Port
 from service.core.errors import Invalid
+from service.listening import bind
 from service.settings import Settings
 from service.supervisor import TICK_S, Part, Supervisor
 
@@ -129,8 +130,6 @@ def _alone(home: Path) -> Iterator[None]:
 @contextmanager
 def _bound(settings: Settings) -> Iterator[socket.socket]:
     """A listening socket. The port may be held for a moment yet by a server that was killed."""
-    from service.app import bind
-
     deadline = time.monotonic() + _BIND_S
     while True:
         try:

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from service.app import check_address, create_app
+from service.app import create_app
 from service.core.errors import Invalid, Unavailable
+from service.listening import check_address
 from tests.serving import SPACE, STUDY, Served, make_study, served, settings_in
 
 JSON = {"Content-Type": "application/json"}
