@@ -15,7 +15,7 @@ from service.core.history import History
 from service.core.objectives import ANALYTIC, Constraint, Values, excess
 
 _ROUNDS = 12
-_FIRST_DRAW = 32
+_WALKERS = 32
 _LARGEST_DRAW = 2**14
 _STEPS = 64
 _RATES = (0.0, 0.0, 0.0, None, None, 0.25, 0.5, 0.5)
@@ -71,7 +71,7 @@ def uniform(
     space is exhausted, or when some 10^5 draws do not hit a narrow constraint (then see `near`).
     """
     found = np.empty((0, len(space.choices)), dtype=np.int8)
-    draw = max(_FIRST_DRAW, 2 * count)
+    draw = count
     for _ in range(_ROUNDS):
         if len(found) >= count:
             break
@@ -98,7 +98,7 @@ def near(
     if count < 1:
         return found
     extremes = space.canonical(space.extremes())
-    walkers = np.concatenate([extremes, space.sample(max(_FIRST_DRAW, 2 * count), rng)])
+    walkers = np.concatenate([extremes, space.sample(max(_WALKERS, 2 * count), rng)])
     broken = breach(space, constraints, walkers)
     for _ in range(_STEPS):
         arrived = walkers[broken == 0]

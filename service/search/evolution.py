@@ -18,8 +18,8 @@ from service.search.options import Option, read
 from service.search.random import draw
 
 OPTIONS = (
-    Option("population_size", 32, "measured architectures alive at a time; the oldest die", low=2),
-    Option("sample_size", 8, "architectures that compete to be the parent of each child", low=1),
+    Option("population_size", 50, "measured architectures alive at a time; the oldest die", low=2),
+    Option("sample_size", 10, "architectures that compete to be the parent of each child", low=1),
 )
 
 
