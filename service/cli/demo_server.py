@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from service.cli.common import CommandError, running_url, server_file
 from service.client import Client, FrontierClientError
@@ -47,6 +49,8 @@ def running_server(home: Path, dataset: str) -> Iterator[RunningServer]:
     home.mkdir(parents=True, exist_ok=True)
     with (home / "serve.log").open("ab") as log:
         process = subprocess.Popen([*command, "--datasets", dataset], stdout=log, stderr=log)  # noqa: S603 - our own
+    # SIGTERM ends this process as Ctrl-C does: by way of the block below, so that the server ends too.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield RunningServer(_address(settings, process, home), process)
     finally:
@@ -56,6 +60,10 @@ def running_server(home: Path, dataset: str) -> Iterator[RunningServer]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _address(settings: Settings, process: subprocess.Popen[bytes], home: Path) -> str:
