@@ -104,7 +104,13 @@ class Worker:
                 if isinstance(error, Drained):
                     self._last_beat(pulse, lease)
                 failure = describe_failure(error, lease, time.perf_counter() - began)
-                log.warning("failed", job=lease.job, kind=lease.kind, failure=failure.failure, reason=failure.reason)
+                log.warning(
+                    "ended without a result",
+                    job=lease.job,
+                    kind=lease.kind,
+                    failure=failure.failure,
+                    reason=failure.reason,
+                )
                 self._fail(lease, failure)
             else:
                 self._complete(lease, result, time.perf_counter() - began)

@@ -111,11 +111,11 @@ class Pulse:
             if checkpoint is not None:
                 self._stored = self._put(checkpoint)
                 checkpoint = None
+            # Reports with metrics go as they were made; progress since then can wait for the next heartbeat.
             while len(pending) > 1:
                 self._send(pending[0])
                 del pending[0]
-            # The newest progress, with the metrics that have not been sent.
-            self._send({**progress, "metrics": pending[0]["metrics"]} if pending else progress)
+            self._send(pending[0] if pending else progress)
             pending = []
         finally:
             with self._lock:

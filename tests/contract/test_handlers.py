@@ -363,6 +363,7 @@ def test_recalibration_matters_and_follows_the_seed(toolbox: Toolbox, all_payloa
 
 def test_evaluation_leaves_the_supernet_alone(toolbox: Toolbox, all_payloads: Json) -> None:
     payload = all_payloads["evaluate"]
+    toolbox = toolbox.with_artifacts(toolbox.artifacts)
     supernet = toolbox.supernet(build_space("mobilenetv3", OPTIONS, "function"), payload["weights"])
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     evaluate(payload, toolbox)
