@@ -22,14 +22,14 @@ from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
-from search_spaces.encoding import one_hot, ordinal
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from predictors import container
 from predictors.bootstrap import Values
 from predictors.ensemble import Ensemble, Matrix, Spread, fit_constant, fit_ensemble
 from predictors.predictor import Architectures, NotFitted, Prediction, Predictor, TooFewLabels, check_targets
 from predictors.scores import NormalScores
+from search_spaces.encoding import one_hot, ordinal
 from search_spaces.space import FloatArray
 
 LEAST_LABELS = 8

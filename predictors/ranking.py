@@ -13,7 +13,7 @@ or differ in length, and a level outside (0, 1) raise ValueError.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -76,7 +76,8 @@ def kendall_tau(
     In [-1, 1]; 1 is the same order. Source: Kendall, "The treatment of ties in ranking problems", Biometrika 1945.
     """
     x, y = _columns(predicted, measured)
-    return bootstrap(_tau(x, y), tau_draws(x, y), len(x), rng, n_boot, level)
+    draws = tau_draws(x, y)
+    return bootstrap(_on_all(draws, len(x)), draws, len(x), rng, n_boot, level)
 
 
 def spearman(
@@ -99,8 +100,7 @@ def spearman(
         spread = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
         return ratio((weights * a * b).sum(axis=1), spread)
 
-    value = float(draws(np.ones((1, len(x)), dtype=np.float32))[0]) if len(x) else math.nan
-    return bootstrap(value, draws, len(x), rng, n_boot, level)
+    return bootstrap(_on_all(draws, len(x)), draws, len(x), rng, n_boot, level)
 
 
 def tau_difference(
@@ -119,8 +119,11 @@ def tau_difference(
     a, y = _columns(first, measured)
     b, _ = _columns(second, measured)
     draw_a, draw_b = tau_draws(a, y), tau_draws(b, y)
-    value = _tau(a, y) - _tau(b, y)
-    return bootstrap(value, lambda w: draw_a(w) - draw_b(w), len(y), rng, n_boot, level)
+
+    def draws(weights: Weights) -> Values:
+        return draw_a(weights) - draw_b(weights)
+
+    return bootstrap(_on_all(draws, len(y)), draws, len(y), rng, n_boot, level)
 
 
 def precision_at_k(
@@ -236,10 +239,9 @@ def trust(
     """
     x, y = _columns(predicted, measured)
     rivals = {name: _columns(values, y)[0] for name, values in sorted(baselines.items())}
-    own, others = tau_draws(x, y), [tau_draws(values, y) for values in rivals.values()]
-    boot, taus = draw(lambda w: np.stack([each(w) for each in (own, *others)]), len(y), rng, n_boot), []
-    for row, values in zip(boot, (x, *rivals.values()), strict=True):
-        taus.append(interval(_tau(values, y), row, len(y), level))
+    statistics = [tau_draws(values, y) for values in (x, *rivals.values())]
+    boot = draw(lambda weights: np.stack([tau(weights) for tau in statistics]), len(y), rng, n_boot)
+    taus = [interval(_on_all(tau, len(y)), draws, len(y), level) for tau, draws in zip(statistics, boot, strict=True)]
     to_beat = {name: _or_zero(tau.value) for name, tau in zip(rivals, taus[1:], strict=True)}
     best = max(to_beat, key=lambda name: to_beat[name], default="")
     filled = np.nan_to_num(boot, nan=0.0)
@@ -328,11 +330,9 @@ def _spread(std: ArrayLike, like: Values) -> Values:
     return spread
 
 
-def _tau(x: Values, y: Values) -> float:
-    # Late: this module is read where scipy's second of import time is not wanted.
-    from scipy import stats
-
-    return float(stats.kendalltau(x, y, method="asymptotic").statistic) if len(x) > 1 else math.nan
+def _on_all(statistic: Callable[[Weights], Values], n: int) -> float:
+    """The statistic of the rows as they are: each drawn once."""
+    return float(statistic(np.ones((1, n), dtype=np.float32))[0]) if n else math.nan
 
 
 def _or_zero(value: float) -> float:

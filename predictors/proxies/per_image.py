@@ -50,10 +50,12 @@ def separate(network: nn.Module) -> nn.Module:
 def gradients(
     network: nn.Module, images: Tensor, labels: Tensor, first: int, visit: Callable[[str, int, Tensor], None]
 ) -> None:
-    """One pass; ``visit(name, place, gradients (k, *weight.shape))`` for k images from ``place`` on, per layer.
+    """One pass; ``visit(name, place, gradients)`` per layer for k images from ``place`` on.
 
-    ``network`` comes from `separate`, ``first`` is the place of the first image. Gradients are those of each image's
-    own cross-entropy; the visitor may overwrite them. Layers that no gradient reaches are not visited.
+    ``network`` comes from `separate`, ``first`` is the place of the first image. ``gradients[:, i]`` of (parts, k, m)
+    holds the gradient of the cross-entropy of image ``place + i``, parts · m being the weight's size, in an order of
+    the layer's own (a transposition would cost more than the product); `as_weight` puts (parts, m) numbers into the
+    weight's order. The visitor may overwrite them. Layers that no gradient reaches are not visited.
     """
     handles: list[RemovableHandle] = []
     called: set[str] = set()
@@ -93,6 +95,15 @@ def gradients(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def as_weight(layer: nn.Conv2d | nn.Linear, numbers: Tensor) -> Tensor:
+    """(parts, m) in the order that `gradients` gives, as (weight.shape)."""
+    if isinstance(layer, nn.Conv2d) and layer.in_channels != layer.groups:
+        outside, inside, rows, columns = layer.weight.shape
+        parts = numbers.view(rows, layer.groups, inside, columns, outside // layer.groups)
+        return parts.permute(1, 4, 2, 0, 3).reshape(layer.weight.shape)
+    return numbers.view(layer.weight.shape)
 
 
 def reference_signs(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -140,36 +151,68 @@ def weighted_layers(network: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Li
 
 
 def _products(layer: nn.Module, inputs: Tensor, delta: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(place, gradients (k, *weight.shape)) of k images from ``place`` on."""
+    """(place, gradients (parts, k, m)) of k images from ``place`` on."""
     if isinstance(layer, nn.Linear):
         left = delta.reshape(len(delta), -1, delta.shape[-1])
         right = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         step = max(1, _BUFFER_NUMBERS // layer.weight.numel())
         for start in range(0, len(inputs), step):
             rows = slice(start, start + step)
-            yield start, torch.bmm(left[rows].transpose(1, 2), right[rows])
+            yield start, torch.bmm(left[rows].transpose(1, 2), right[rows]).flatten(1)[None]
         return
     assert isinstance(layer, nn.Conv2d)  # noqa: S101 - for the type checker: weighted_layers yields nothing else
-    groups, positions = layer.groups, delta[0, 0].numel()
-    width = layer.weight[0].numel()
-    step = max(1, _BUFFER_NUMBERS // (layer.weight.numel() + groups * width * positions))
+    product = _depthwise if layer.in_channels == layer.groups else _dense
+    step = max(1, _BUFFER_NUMBERS // (layer.weight.numel() + layer.kernel_size[1] * inputs[0].numel()))
     for start in range(0, len(inputs), step):
         rows = slice(start, start + step)
-        columns = _unfold(layer, inputs[rows]).reshape(-1, width, positions)
-        slopes = delta[rows].reshape(len(columns), -1, positions)
-        yield start, torch.bmm(slopes, columns.transpose(1, 2)).reshape(-1, *layer.weight.shape)
+        yield start, product(layer, _pad(layer, inputs[rows]), delta[rows])
 
 
-def _unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """(k, c, h, w) → (k, c · kernel, positions): what the kernel sees at each position of the output."""
-    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
-    padding = layer.padding
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
-        x = F.pad(x, _margins(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
-        padding = (0, 0)
-    if kernel == (1, 1) and padding == (0, 0):
-        return x[:, :, :: stride[0], :: stride[1]].flatten(2)
-    return F.unfold(x, kernel, dilation, padding, stride)
+def _depthwise(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> Tensor:
+    """One input channel per group: each gradient is that channel correlated with the output's, a grouped convolution.
+
+    In it stride and dilation change places, and sizes that the stride does not divide leave more than the kernel.
+    """
+    count, channels, height, width = x.shape
+    slopes = delta.reshape(-1, 1, *delta.shape[2:])
+    found = F.conv2d(
+        x.reshape(1, count * channels, height, width),
+        slopes,
+        stride=layer.dilation,
+        dilation=layer.stride,
+        groups=count * channels,
+    )
+    rows, columns = layer.kernel_size
+    return found[0, :, :rows, :columns].reshape(1, count, -1)
+
+
+def _dense(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> Tensor:
+    """The product of what the kernel sees and the output's gradient, a matrix product per image and kernel row.
+
+    Only columns are shifted in memory: a shift by rows is another offset into the same numbers, so a kernel of k × k
+    costs k copies of the input and not k², which is what the time goes into.
+    """
+    count, groups, (height, width) = len(x), layer.groups, delta.shape[2:]
+    (rows, columns), (down, right), (row_step, column_step) = layer.kernel_size, layer.stride, layer.dilation
+    inside = layer.in_channels // groups
+    reach = right * (width - 1) + 1
+    shifted = [x[..., j * column_step : j * column_step + reach : right] for j in range(columns)]
+    stacked = torch.stack(shifted, dim=2) if columns > 1 else shifted[0][:, :, None]
+    stacked = stacked.reshape(count * groups, inside * columns, x.shape[2], width)
+    slopes = delta.reshape(count * groups, -1, height * width).transpose(1, 2)
+    reach = down * (height - 1) + 1
+    found = x.new_empty((rows, count * groups, inside * columns, slopes.shape[2]))
+    for i in range(rows):
+        seen = stacked[:, :, i * row_step : i * row_step + reach : down].flatten(2)
+        torch.bmm(seen, slopes, out=found[i])
+    return found.view(rows, count, -1)
+
+
+def _pad(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    margins = _margins(layer)
+    if not any(margins):
+        return x
+    return F.pad(x, margins, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
 
 
 def _margins(layer: nn.Conv2d) -> list[int]:
@@ -190,7 +233,10 @@ def _loss(logits: object, labels: Tensor) -> Tensor:
         raise NotDefined(f"the output must be ({len(labels)}, classes), is {shape}")
     if int(labels.max()) >= logits.shape[1]:
         raise ValueError(f"a label is {int(labels.max())}, the network has {logits.shape[1]} classes")
-    return F.cross_entropy(logits, labels, reduction="sum")
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    if not bool(torch.isfinite(loss)):
+        raise NotDefined("the loss is not finite: a weight or an activation overflowed")
+    return loss
 
 
 def _in_double(network: nn.Module, image: Tensor) -> object:

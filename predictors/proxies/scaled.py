@@ -68,7 +68,7 @@ class Scaled(torch.Tensor):
         stated = func.__name__
         name, named = stated.strip("_"), dict(kwargs or {})
         in_place = stated.endswith("_") and not stated.startswith("__")
-        if name in _IDENTITY:
+        if name in _IDENTITY or (name == "hardtanh" and (named["min_val"], named["max_val"]) == (0.0, 6.0)):
             return args[0]
         if in_place:
             raise NotDefined(f"the operation {stated} works in place, which the flow has no rule for")
@@ -107,10 +107,10 @@ def flow(network: nn.Module, ones: Tensor) -> tuple[float, int]:
         weight.requires_grad_(True)
     with torch.enable_grad():
         output = network(Scaled.of(ones, 0))
-    if not isinstance(output, Tensor):
-        raise NotDefined(f"the output must be a tensor, is {type(output).__name__}")
+        if not isinstance(output, Tensor):
+            raise NotDefined(f"the output must be a tensor, is {type(output).__name__}")
+        total = _plain(output).sum()
     exponent = output.exponent if isinstance(output, Scaled) else 0
-    total = _plain(output).sum()
     if not total.requires_grad:
         raise NotDefined("nothing flows: the output does not depend on the weights")
     found = torch.autograd.grad(total, list(weights.values()), allow_unused=True)

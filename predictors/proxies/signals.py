@@ -132,33 +132,31 @@ class Signals:
         with _full_precision(images.device):
             expected = per_image.reference_signs(self._copy(torch.float64), images[:probed].double(), labels[:probed])
             network = per_image.separate(self._copy(torch.float32))
-            sums = {name: torch.zeros_like(signs) for name, signs in expected.items()}
-            found = {name: torch.zeros_like(signs) for name, signs in expected.items()}
+            sums: dict[str, Tensor] = {}
+            found: dict[str, Tensor] = {}
 
-            visited: set[str] = set()
-
-            def add(name: str, first: int, gradients: Tensor) -> None:
-                visited.add(name)
+            def add(name: str, place: int, gradients: Tensor) -> None:
                 signs = gradients.sign_()
-                sums[name] += signs.sum(dim=0)
-                if first < probed:
-                    found[name] += signs[: probed - first].sum(dim=0)
+                total = signs.sum(dim=1)
+                sums[name] = sums[name] + total if name in sums else total
+                if place < probed:
+                    total = signs[:, : probed - place].sum(dim=1)
+                    found[name] = found[name] + total if name in found else total
 
             for start in range(0, len(images), chunk):
                 rows = slice(start, start + chunk)
                 per_image.gradients(network, images[rows], labels[rows], start, add)
+        layers = dict(per_image.weighted_layers(self.network))
+        result = {}
         for name, signs in expected.items():
-            if name not in visited and bool(signs.any()):
+            if name in sums:
+                _check_signs(name, signs, per_image.as_weight(layers[name], found[name]))
+                result[name] = per_image.as_weight(layers[name], sums[name])
+            elif bool(signs.any()):
                 raise NotDefined(f"{name}: its weight is used outside of the layer")
-            flips = int((signs != found[name]).sum())
-            compared = int(((signs != 0) | (found[name] != 0)).sum())
-            if flips >= _FEWEST_FLIPS and flips > _FLIPS * compared:
-                raise NotDefined(
-                    f"{name}: {flips} of {compared} gradient signs differ from the definition's in float64: the "
-                    "gradients are zero by structure and their signs rounding noise, or the layer does something else "
-                    "than its class"
-                )
-        return sums
+            else:
+                result[name] = signs
+        return result
 
     def _flow(self) -> Flow:
         shape = self.batches[0][0].shape[1:]
@@ -196,6 +194,16 @@ def _check_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError("labels must be class indices, one is negative")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("an image has NaN or infinity")
+
+
+def _check_signs(name: str, expected: Tensor, found: Tensor) -> None:
+    flips = int((expected != found).sum())
+    compared = int(((expected != 0) | (found != 0)).sum())
+    if flips >= _FEWEST_FLIPS and flips > _FLIPS * compared:
+        raise NotDefined(
+            f"{name}: {flips} of {compared} gradient signs differ from the definition's in float64: the gradients are "
+            "zero by structure and their signs rounding noise, or the layer does something else than its class"
+        )
 
 
 @contextmanager

@@ -1,0 +1,199 @@
+"""What holds for every plug-in of ``frontier.proxies``."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from predictors.proxies import NotDefined, Proxy, Undefined, measure
+from search_spaces import plugins
+
+NAMES = plugins.names("proxies")
+
+
+def batches(count: int = 2, channels: int = 3) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        (
+            torch.randn((8, channels, 8, 8), generator=generator),
+            torch.randint(0, 5, (8,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def normal() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.Dropout(0.3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.stem, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+class Silent(nn.Module):
+    """Its output does not depend on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x).mul(0.0).mean((2, 3)))
+
+
+ODD = {
+    "attention": Attention,
+    "silent": Silent,
+    "one position": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)
+    ),
+    "no weights": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "called twice": lambda: nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1)] * 2, nn.Flatten(), nn.Linear(192, 5)),
+    "infinite": lambda: infinite(),
+}
+
+REFUSED = {
+    "gradsign": {"attention", "silent", "one position", "no weights", "called twice", "infinite"},
+    "synflow": {"attention", "silent", "no weights", "infinite"},
+}
+
+
+def infinite() -> nn.Module:
+    network = normal()
+    with torch.no_grad():
+        network[0].weight[0, 0, 0, 0] = math.inf
+    return network
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def run(network: nn.Module, name: str, seed: int = 0) -> float | Undefined:
+    return measure(network, batches(), [name], np.random.default_rng(seed))[name]
+
+
+def bits(network: nn.Module) -> dict[str, object]:
+    """All that a pass could change."""
+    result: dict[str, object] = {}
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        result[name] = (tensor.detach().clone().numpy().tobytes(), tensor.requires_grad, tensor._version, id(tensor))
+        result[f"{name}.grad"] = None if tensor.grad is None else tensor.grad.numpy().tobytes()
+    for name, layer in network.named_modules():
+        hooks = (len(layer._forward_hooks), len(layer._forward_pre_hooks), len(layer._backward_hooks))
+        result[f"{name} mode"] = (layer.training, id(layer), type(layer), hooks)
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_what_it_is(name):
+    proxy = plugins.load("proxies", name)()
+    assert isinstance(proxy, Proxy)
+    assert proxy.name == name
+    assert proxy.direction in ("higher", "lower")
+    assert proxy.needs <= {"forward", "backward", "labels"}
+    assert all((proxy.paper, proxy.formula, proxy.failure))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_the_network_bit_identical(name, training):
+    network = normal().train(training)
+    network[3].requires_grad_(False)
+    network[1].eval()
+    network[0].weight.grad = torch.ones_like(network[0].weight)
+    data = batches()
+    before, images = bits(network), [x.clone() for x, _ in data]
+    state, flags = torch.random.get_rng_state(), torch.backends.cudnn.allow_tf32
+    assert isinstance(measure(network, data, [name], np.random.default_rng(0))[name], float)
+    assert bits(network) == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.backends.cudnn.allow_tf32 == flags
+    for (x, _), image in zip(data, images, strict=True):
+        assert torch.equal(x, image)
+        assert not x.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_deterministic_and_knows_nothing_of_mode_or_gradients(name):
+    value = run(normal(), name)
+    assert isinstance(value, float)
+    assert math.isfinite(value)
+    assert run(normal(), name) == value
+    assert run(normal().eval().requires_grad_(False), name) == value
+    with torch.no_grad():
+        assert run(normal(), name) == value
+    assert run(copy.deepcopy(normal()), name) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_together_and_alone_give_the_same(name):
+    together = measure(normal(), batches(), NAMES, np.random.default_rng(0))
+    assert list(together) == NAMES
+    assert together[name] == run(normal(), name)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", NAMES)
+def test_gives_a_number_or_a_reason(name, kind):
+    network = ODD[kind]()
+    before = bits(network)
+    value = run(network, name)
+    assert bits(network) == before
+    assert isinstance(value, Undefined) == (kind in REFUSED.get(name, ()))
+    if isinstance(value, Undefined):
+        assert len(value.reason) > 10
+    else:
+        assert math.isfinite(value)
+
+
+def test_refusals_and_infinities_are_undefined(monkeypatch):
+    class Odd:
+        def __init__(self, result: float | None) -> None:
+            self.result = result
+
+        def score(self, signals: object) -> float:
+            if self.result is None:
+                raise NotDefined("for no reason")
+            return self.result
+
+    results = {"refused": None, "nan": math.nan, "inf": math.inf, "fine": 1.0}
+    monkeypatch.setattr(plugins, "load", lambda group, name: lambda: Odd(results[name]))
+    scores = measure(normal(), batches(), results, np.random.default_rng(0))
+    assert scores["refused"] == Undefined("for no reason")
+    assert isinstance(scores["nan"], Undefined)
+    assert isinstance(scores["inf"], Undefined)
+    assert scores["fine"] == 1.0
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(plugins.UnknownPlugin, match="gradsign"):
+        measure(normal(), batches(), ["nonesuch"], np.random.default_rng(0))
