@@ -22,7 +22,6 @@ from service.cli.demo_report import Report, front_rows, print_report
 from service.cli.demo_server import running_server
 from service.client import Client
 from service.core.states import SearchState, State
-from service.wire.jobs import JobOut
 from service.wire.searches import AuditIn, RankAudit, SearchIn, SearchOut
 from service.wire.spaces import DatasetOut, SpaceIn, SupernetIn, SupernetOut, Task
 from service.wire.studies import ExportIn, FrontOut, FrontPoint, ObjectiveIn, StudyIn, StudyOut
@@ -89,7 +88,7 @@ def run(client: Client, data: DatasetOut, evaluations: int, seed: int) -> Report
     front = client.studies.front(study.name)
     audit = audit_on(client, study.name, guided, uniform)
     chosen = best_under(front, study)
-    exported = ended(wait(client, client.studies.export(study.name, chosen.key, ExportIn()), "exporting"))
+    exported = wait(client, client.studies.export(study.name, chosen.key, ExportIn()), "exporting")
     differences = (exported.result or {})["max_abs_diff"]
     return Report(
         study=study.name,
@@ -153,7 +152,7 @@ def prepare(
 def train(client: Client, supernet: SupernetOut) -> None:
     """Trains the super-network, if it is not trained yet."""
     if supernet.state != "READY":
-        ended(wait(client, client.supernets.train(supernet.name), "training the super-network"))
+        wait(client, client.supernets.train(supernet.name), "training the super-network")
 
 
 def search_both(client: Client, study: str, evaluations: int) -> tuple[SearchOut, SearchOut]:
@@ -181,14 +180,14 @@ def search_both(client: Client, study: str, evaluations: int) -> tuple[SearchOut
 def test(client: Client, study: str) -> None:
     """Measures the front on the test split: once, and never as an objective."""
     for job in client.studies.test_front(study):
-        ended(client.jobs.wait(job.id))
+        client.jobs.wait(job.id)
 
 
 def audit_on(client: Client, study: str, guided: SearchOut, uniform: SearchOut) -> RankAudit:
     """How well the guided search's last predictor orders the random search's architectures, which it never saw."""
     for predictor in client.predictors.list(study, guided.id):
         if predictor.state is State.SUCCEEDED and predictor.metric == "error":
-            job = ended(client.jobs.wait(client.predictors.audit(predictor.id, AuditIn(search=uniform.id)).id))
+            job = client.jobs.wait(client.predictors.audit(predictor.id, AuditIn(search=uniform.id)).id)
             return RankAudit.model_validate((job.result or {})["audit"])
     raise CommandError("the guided search fitted no predictor: it needs more evaluations")
 
@@ -199,10 +198,3 @@ def best_under(front: FrontOut, study: StudyOut) -> FrontPoint:
     small = [point for point in front.points if point.metrics["macs"] <= EXPORT_SHARE * largest]
     candidates: Sequence[FrontPoint] = small or [min(front.points, key=lambda point: point.metrics["macs"])]
     return min(candidates, key=lambda point: point.metrics["error"])
-
-
-def ended(job: JobOut) -> JobOut:
-    """The job, if it succeeded; else its reason as an error."""
-    if job.state is not State.SUCCEEDED:
-        raise CommandError(f"job {job.id} ({job.kind}) ended {job.state}: {job.reason}")
-    return job

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar, final
 from urllib.parse import quote
 
 from service.client.http import Http
+from service.core.states import SearchState
 from service.wire.base import Page
 from service.wire.jobs import JobOut, ScoreOut
 from service.wire.searches import AuditIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
@@ -25,6 +27,7 @@ from service.wire.studies import (
 
 Item = TypeVar("Item")
 PAGE = 200
+_LOOK_S = 0.5
 Order = Literal["oldest", "newest"]
 
 
@@ -225,6 +228,16 @@ class Searches:
     def cancel(self, search: int) -> SearchOut:
         """Ends it for good."""
         return self._http.post(SearchOut, f"/v1/searches/{search}:cancel", repeatable=True)
+
+    def wait(self, search: int, on_progress: Callable[[SearchOut], None] | None = None) -> SearchOut:
+        """Waits until a search ends, whatever its end, and returns it; a paused one is waited for."""
+        while True:
+            found = self.get(search)
+            if on_progress is not None:
+                on_progress(found)
+            if found.state not in (SearchState.RUNNING, SearchState.PAUSED):
+                return found
+            time.sleep(_LOOK_S)
 
     def trials_page(
         self, search: int, size: int = PAGE, token: str | None = None, order: Order = "oldest"

@@ -1,32 +1,75 @@
-"""The main job, as a user starts it, with fewer evaluations."""
+"""The main job, as a user starts it, with fewer evaluations; then the README's example on the server that it leaves."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.processes import until
 
 EVALUATIONS = 30
+README = Path(__file__).parents[2] / "README.md"
 
 
-def test_demo_once_writes_its_report(tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
+def test_demo_then_the_readme_example(tmp_path: Path) -> None:
+    report, printed, home = tmp_path / "report.json", tmp_path / "out.txt", tmp_path / "home"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FRONTIER_")}
-    command = [sys.executable, "-m", "service.cli", "demo", "--once", "--evaluations", str(EVALUATIONS), "--seed", "1"]
-    done = subprocess.run(
-        [*command, "--report", str(report), "--home", str(tmp_path / "home")],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(report.read_text())
+    command = [sys.executable, "-m", "service.cli", "demo", "--evaluations", str(EVALUATIONS), "--seed", "1"]
+    with printed.open("w") as file:
+        demo = subprocess.Popen(
+            [*command, "--report", str(report), "--home", str(home)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            env=environment,
+        )
+    try:
+        until("the dashboard's address", lambda: _said(demo, printed, "The dashboard is at"), 280)
+        _check_report(json.loads(report.read_text()))
+        assert "Pareto front" in printed.read_text()
+        assert "proves nothing" in printed.read_text()
+        url = json.loads((home / "server.json").read_text())["url"]
+        _run_the_readme_example(url)
+    finally:
+        demo.send_signal(signal.SIGTERM)
+        demo.wait(60)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/healthz")
+
+
+def _said(demo: subprocess.Popen[bytes], printed: Path, words: str) -> bool:
+    assert demo.poll() is None, printed.read_text()
+    return words in printed.read_text()
+
+
+def _run_the_readme_example(url: str) -> None:
+    example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert example is not None
+    code = example[1].replace("http://127.0.0.1:8470", url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("DONE ")
+    assert "params" in done.stdout
+
+
+def _check_report(found: dict[str, Any]) -> None:
     assert found["evaluations"] == EVALUATIONS
-    _check_front(found["front"])
+    front = found["front"]
+    assert front
+    assert all({"key", "config", "accuracy", "test_accuracy", "macs", "params", "latency_ms"} <= set(p) for p in front)
+    ordered = sorted(front, key=lambda point: point["macs"])
+    accuracies = [point["accuracy"] for point in ordered]
+    assert accuracies == sorted(set(accuracies)), "each larger network of a front is more accurate"
+    assert all(0 < point["test_accuracy"] <= 1 and point["latency_ms"] > 0 for point in front)
     for name in ("hypervolume", "hypervolume_random"):
         assert 0 < found[name] <= 1.1**2
     predictor = found["predictor"]
@@ -34,15 +77,3 @@ def test_demo_once_writes_its_report(tmp_path: Path) -> None:
     assert predictor["ci_low"] <= predictor["kendall_tau"] <= predictor["ci_high"]
     assert EVALUATIONS // 2 < predictor["n"] <= EVALUATIONS
     assert max(found["export"].values()) < 1e-3
-    assert "Pareto front" in done.stdout
-    assert "proves nothing" in done.stdout
-    assert not (tmp_path / "home" / "server.json").exists(), "the server ended"
-
-
-def _check_front(front: list[dict[str, object]]) -> None:
-    assert front
-    assert all({"key", "config", "accuracy", "test_accuracy", "macs", "params", "latency_ms"} <= set(p) for p in front)
-    ordered = sorted(front, key=lambda point: point["macs"])
-    accuracies = [point["accuracy"] for point in ordered]
-    assert accuracies == sorted(set(accuracies)), "each larger network of a front is more accurate"
-    assert all(0 < point["test_accuracy"] <= 1 and point["latency_ms"] > 0 for point in front)

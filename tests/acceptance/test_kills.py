@@ -106,7 +106,7 @@ def test_the_whole_server_killed_in_the_middle_of_a_search(trained: Path, tmp_pa
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     shutil.copytree(trained, calm)
     shutil.copytree(trained, rough)
-    wanted = SearchIn(name="guided", designer="guided", budget=BUDGET, batch=6)
+    wanted = SearchIn(name="guided", designer="guided", options={"initial": 10}, budget=BUDGET, batch=6)
     with serving(calm, cpu_workers=1) as server:
         undisturbed = finished(server.client, server.client.searches.create("study", wanted).id)
 
