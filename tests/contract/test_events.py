@@ -46,9 +46,11 @@ def test_numbers_are_gapless_and_come_in_commit_order(database: Database) -> Non
     with ThreadPoolExecutor(writers + 1) as pool:
         reader = pool.submit(follow)
         tasks = [pool.submit(write, writer) for writer in range(writers)]
-        for task in tasks:
-            task.result()
-        done.set()
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            done.set()
         seen = reader.result()
     per_writer = sum(1 + (index % 5 == 0) for index in range(each) if index % 7 != 3)
     assert seen == list(range(1, writers * per_writer + 1))

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from service.core.errors import Invalid, NotFound, Stale
 from service.core.states import SearchState, State
-from service.db import artifacts, predictors, proxies, queue, searches, studies, supernets, tables, workers
+from service.db import artifacts, events, predictors, proxies, queue, searches, studies, supernets, tables, workers
 from service.db.session import Database
 from service.search.designer import FitRequest
 from service.wire.base import Json
@@ -599,6 +599,17 @@ def test_a_trained_supernet_serves_searches(world: World, supernet: str) -> None
     with world.database.read() as s:
         circumstances = studies.circumstances(s, studies.row(s, "shared"))
     assert circumstances.weights == "a" * 64
+
+
+def test_a_training_ends_once_whoever_reports_it(world: World, supernet: str) -> None:
+    lease = world.lease(1)[0]
+    result = {"weights": "a" * 64, "summary": {}}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: _finish(world, lease, result), range(6)))
+    assert {(answer.accepted, answer.state) for answer in answers} == {(True, State.SUCCEEDED)}
+    with world.database.read() as s:
+        told = [(event.kind, event.body["state"]) for event in events.after(s, 0) if "state" in event.body]
+    assert told.count(("job.state", "SUCCEEDED")) == told.count(("supernet.state", "READY")) == 1
 
 
 @pytest.mark.parametrize(
