@@ -23,7 +23,7 @@ from service.evaluation.latency import Latency, LatencyProtocol, measure_latency
 from service.evaluation.toolbox import Toolbox
 
 _LARGEST_BATCH, _SMALLEST_BATCH = 256, 32
-_PIXELS = 2**20
+_PIXELS = 2**17
 """Of one channel, in one batch."""
 
 METRICS = ("error", "latency_ms", "loss", "macs", "params")
@@ -44,7 +44,7 @@ def batches(
     """Images (k, c, resolution, resolution) in channels-last order, and labels (k,), on the device.
 
     All of the split, or its ``rows``, in order. A batch has at most ``size`` images, by default 256, fewer if they are
-    larger than 64 pixels, at least 32. Batches differ by at most one in size: none is left with one image, of which
+    larger than 22 pixels, at least 32. Batches differ by at most one in size: none is left with one image, of which
     batch norm has no variance.
     """
     rows = np.arange(len(split)) if rows is None else rows
@@ -78,14 +78,25 @@ def judge(network: nn.Module, split: Split, resolution: int, device: torch.devic
     with torch.inference_mode():
         for images, labels in batches(split, resolution, device):
             logits = network(images)
-            if logits.shape[1] < classes:
-                raise Invalid("space", f"networks have {logits.shape[1]} outputs, the data set has {classes} classes")
+            _check_outputs(logits, classes)
             wrong += (logits.argmax(dim=1) != labels).sum()
             loss += F.cross_entropy(logits.double(), labels, reduction="sum")
     mean = float(loss) / len(split)
     if not math.isfinite(mean):
         raise Infeasible(f"diverged: loss is {mean} on {len(split)} images")
     return Judgement(int(wrong) / len(split), mean)
+
+
+def check_outputs(network: nn.Module, shape: tuple[int, ...], device: torch.device, classes: int) -> None:
+    """Raises `Invalid` for a network with fewer outputs than there are classes, before it is trained."""
+    network.eval()
+    with torch.inference_mode():
+        _check_outputs(network(torch.zeros((1, *shape), device=device)), classes)
+
+
+def _check_outputs(logits: Tensor, classes: int) -> None:
+    if logits.shape[1] < classes:
+        raise Invalid("space", f"networks have {logits.shape[1]} outputs, the data set has {classes} classes")
 
 
 def count(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:

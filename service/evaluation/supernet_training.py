@@ -24,7 +24,7 @@ from search_spaces.supernets.train import Diverged, Progress, Recipe, Sampler, t
 from service.core.errors import Infeasible, Invalid
 from service.evaluation.architectures import space_of
 from service.evaluation.datasets import Dataset
-from service.evaluation.judging import calibrate, judge
+from service.evaluation.judging import calibrate, check_outputs, judge
 from service.evaluation.options import parse
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Json
@@ -48,6 +48,7 @@ def train_supernet(payload: Json, toolbox: Toolbox, report: Report, checkpoint: 
         raise Invalid("space", f"reads {space.input_shape(ends[1])[0]} channels, {dataset.name} has {dataset.shape[0]}")
 
     supernet = initialise(space.supernet(), np.random.default_rng([asked.seed, 0])).to(toolbox.device)
+    check_outputs(supernet.extract(ends[0]), space.input_shape(ends[0]), toolbox.device, dataset.classes)
     resume = _resumable(checkpoint, supernet)
     started = time.perf_counter()
 

@@ -29,7 +29,7 @@ from search_spaces.supernets.images import augment, resize
 from service.core.errors import Infeasible, Invalid
 from service.evaluation.datasets import Split
 from service.evaluation.evaluator import Candidate, Evaluator
-from service.evaluation.judging import METRICS, judge, measure_network, progress_metrics
+from service.evaluation.judging import METRICS, check_outputs, judge, measure_network, progress_metrics
 from service.evaluation.latency import LatencyProtocol
 from service.evaluation.options import parse
 from service.evaluation.toolbox import Report, Toolbox
@@ -85,6 +85,7 @@ class TrainingEvaluator(Evaluator):
         epochs = max(1, round(candidate.fidelity * self.options.epochs))
         resume = _resumable(checkpoint, network)
         dataset, resolution = candidate.dataset, candidate.shape[-1]
+        check_outputs(network, candidate.shape, toolbox.device, dataset.classes)
 
         def after_step(done: float) -> None:
             report(done, epochs)

@@ -437,10 +437,12 @@ def test_networks_must_fit_the_images(files: Files, all_payloads: Json) -> None:
     colours = make_dataset("colours", RawImages(images, np.arange(120, dtype=np.int64) % 12, 12))
     greys = make_dataset("greys", RawImages(images[:, :1], np.arange(120, dtype=np.int64) % 12, 12))
     own = Toolbox(Artifacts(files.get, files.put), {each.digest: each for each in (colours, greys)})
-    for each, words in ((colours, "reads inputs of"), (greys, "12 classes")):
-        with pytest.raises(Invalid, match=words) as caught:
-            evaluate(all_payloads["evaluate"], own, dataset=each.name, dataset_digest=each.digest, metrics=["error"])
-        assert caught.value.field == "space"
+    for case in ("evaluate", "evaluate training", "train_supernet"):
+        for each, words in ((colours, "reads"), (greys, "12 classes")):
+            payload = all_payloads[case] | {"dataset": each.name, "dataset_digest": each.digest}
+            with pytest.raises(Invalid, match=words) as caught:
+                handle(kind_of(case), payload, own, Reports())
+            assert caught.value.field == "space"
 
 
 def test_training_reports_each_epoch_and_resumes_to_the_same_result(
