@@ -25,6 +25,8 @@ from service.listening import bind
 from service.settings import Settings
 
 LEASING_THREADS = 4
+KEEP_ALIVE_S = 75
+"""Idle connections stay open so long: longer than workers pause, so that their next request finds its connection."""
 GRACE_S = 5
 """Seconds that open requests have to end at shutdown; streams and long-polls end at once."""
 
@@ -98,6 +100,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
     return uvicorn.Server(config)

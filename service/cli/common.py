@@ -26,6 +26,8 @@ Home: TypeAlias = Annotated[
     Path | None, typer.Option("--home", envvar="FRONTIER_HOME", help="Folder of database, artifacts and logs.")
 ]
 
+KEY_LENGTH = 32
+
 out = Console()
 err = Console(stderr=True)
 
@@ -111,7 +113,10 @@ def show_fields(value: BaseModel, as_json: bool, without: frozenset[str] = froze
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table for people."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        # Keys are there to be copied.
+        table.add_column(name, no_wrap=name == "key", min_width=KEY_LENGTH if name == "key" else None)
     for row in rows:
         table.add_row(*(cell(value) for value in row))
     out.print(table)
@@ -125,7 +130,8 @@ def cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:.5g}"
+            # Counts are floats on the wire: 159,552 MACs are not 1.5955e+05.
+            return str(int(value)) if value.is_integer() and abs(value) < 2**53 else f"{value:.5g}"
         case dict() | list():
             return json.dumps(value)
         case BaseModel():
@@ -161,4 +167,15 @@ def wait(client: Client, job: JobOut, what: str) -> JobOut:
         said = ended.progress
         total = said.get("total") or 1
         bar.update(task, completed=total, total=total, note="done")
+    return ended
+
+
+def wait_all(client: Client, jobs: Sequence[int], what: str) -> list[JobOut]:
+    """Waits for several jobs under one progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=len(jobs), note="")
+        ended = []
+        for job in jobs:
+            ended.append(client.jobs.wait(job))
+            bar.advance(task)
     return ended

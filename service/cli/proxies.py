@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from search_spaces.plugins import names
-from service.cli.common import AsJson, Url, body, connect, show_fields, show_json, wait
+from service.cli.common import AsJson, Url, body, connect, show_fields, show_json, show_table, wait_all
+from service.wire.payloads import ScoreResult
 from service.wire.studies import ScoreIn
 
 app = typer.Typer(help="Zero-cost proxies.", no_args_is_help=True)
@@ -38,7 +39,17 @@ def score(
     wanted = body(ScoreIn, proxies=proxy, sample=sample, seed=seed)
     with connect(url) as client:
         queued = client.studies.score(study, wanted)
-        if not detach:
-            for number, job in enumerate(queued.jobs, start=1):
-                wait(client, client.jobs.get(job), f"batch {number} of {len(queued.jobs)}")
-    show_fields(queued, as_json)
+        if detach:
+            show_fields(queued, as_json)
+            return
+        results = [ScoreResult.model_validate(job.result) for job in wait_all(client, queued.jobs, "scoring")]
+    scores = {name: [row[name] for one in results for row in one.scores if name in row] for name in proxy}
+    undefined = {name: sum(name in row for one in results for row in one.undefined) for name in proxy}
+    if as_json:
+        show_json({"jobs": queued.jobs, "reused": queued.reused, "scores": scores, "undefined": undefined})
+        return
+    show_table(
+        ["proxy", "scored", "undefined", "lowest", "highest"],
+        ((n, len(scores[n]), undefined[n], min(scores[n], default=None), max(scores[n], default=None)) for n in proxy),
+    )
+    typer.echo(f"{queued.reused} needed no scoring; all scores are measurements of the study")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table, wait
+from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table, wait_all
 from service.wire.spaces import Task
 from service.wire.studies import ConstraintSpec, EvaluatorSpec, FrontOut, ObjectiveIn, StudyIn
 
@@ -99,9 +99,7 @@ def front(
 def measure_test(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """Measure the front on the test split, once."""
     with connect(url) as client:
-        jobs = client.studies.test_front(name)
-        for number, job in enumerate(jobs, start=1):
-            wait(client, job, f"testing {number} of {len(jobs)}")
+        wait_all(client, [job.id for job in client.studies.test_front(name)], f"testing the front of {name}")
         found = client.studies.front(name)
     if as_json:
         show_json(found)

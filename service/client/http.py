@@ -50,7 +50,11 @@ class Http:
         self.tries = tries
         self._timeout = timeout
         try:
-            self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, transport=transport)
+            # Proxies of the environment are for other machines.
+            near = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
+            self._client = httpx.Client(
+                base_url=self.url, headers=headers, timeout=timeout, transport=transport, trust_env=not near
+            )
         except httpx.InvalidURL as error:
             raise ConnectionFailed(f"{url!r} is no address: {error}") from error
 

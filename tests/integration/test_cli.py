@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,32 @@ def test_proxies_and_jobs(server: Served, run: Run) -> None:
     assert [each["id"] for each in run("jobs", "list", "--state", "queued", "--json").json] == [job]
     assert run("jobs", "cancel", str(job), "--json").json["state"] == "CANCELLED"
     assert "CANCELLED" in run("jobs", "list", "--kind", "score").out
+
+
+def test_scores_and_test_values_are_waited_for(server: Served, run: Run) -> None:
+    make_study(server.http)
+    make_search(server)
+    evaluate(server.http)
+
+    def work() -> None:
+        while not done.is_set():
+            for job in lease(server.http, 8, wait_s=1):
+                if job["kind"] == "score":
+                    rows = len(job["payload"]["genes"])
+                    scores = [{"synflow": float(row)} for row in range(rows)]
+                    complete(server.http, job, {"scores": scores, "undefined": [{}] * rows, "seconds": [0.1] * rows})
+                else:
+                    complete(server.http, job, {"metrics": {"error": 0.5}, "device": "test-cpu"})
+
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        scored = run("proxies", "score", "study", "--proxy", "synflow", "--sample", "3", "--seed", "1")
+        tested = run("studies", "test", "study", "--json")
+        done.set()
+        working.result(60)
+    assert re.search(r"synflow +3 +0 +0 +2", scored.out), scored.out + scored.err
+    assert {point["test_metrics"]["error"] for point in tested.json["points"]} == {0.5}
 
 
 def test_a_job_that_fails_is_one_line(server: Served, run: Run) -> None:
