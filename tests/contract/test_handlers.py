@@ -22,7 +22,7 @@ from service.evaluation.datasets import Dataset, RawImages, load_dataset, make_d
 from service.evaluation.handler import HANDLERS, handle
 from service.evaluation.toolbox import Artifacts, Toolbox
 from service.wire import payloads
-from service.wire.base import Json
+from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
 from service.wire.searches import RankAudit
 
@@ -167,7 +167,7 @@ def all_payloads(trained: tuple[Json, Reports], toolbox: Toolbox, dataset: Datas
     }
 
 
-RESULTS: dict[str, type[payloads.Wire]] = {
+RESULTS: dict[str, type[Wire]] = {
     "evaluate": payloads.EvaluateResult,
     "evaluate training": payloads.EvaluateResult,
     "train_supernet": payloads.TrainSupernetResult,
