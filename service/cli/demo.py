@@ -157,9 +157,11 @@ def train(client: Client, supernet: SupernetOut) -> None:
 
 def search_both(client: Client, study: str, evaluations: int) -> tuple[SearchOut, SearchOut]:
     """A predictor-guided and a random search of the same size, side by side on the same workers."""
+    # Small demos must come to the predictor too.
+    options = {"guided": {"initial": min(20, max(10, evaluations // 4))}, "random": {}}
     searches = [
-        client.searches.create(study, SearchIn(name=designer, designer=designer, budget=evaluations))
-        for designer in ("guided", "random")
+        client.searches.create(study, SearchIn(name=name, designer=name, options=given, budget=evaluations))
+        for name, given in options.items()
     ]
     with progress_bar() as bar:
         tasks = [bar.add_task(f"{search.name} search", total=evaluations, note="") for search in searches]

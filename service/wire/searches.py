@@ -115,8 +115,10 @@ class RankAudit(Wire):
     kendall_tau: float | None = Field(description="Tau-b between predicted and measured; null when undefined.")
     ci_low: float | None = Field(description="Lower end of the 95 % bootstrap interval.")
     ci_high: float | None = Field(description="Upper end of it.")
-    macs_tau: float | None = Field(description="Tau of MACs alone on the same rows, signed by fit on the same labels.")
-    params_tau: float | None = Field(description="Tau of parameters alone on the same rows.")
+    macs_tau: float | None = Field(
+        description="Tau of MACs alone on the same rows, taking larger networks to be better."
+    )
+    params_tau: float | None = Field(description="Tau of parameters alone, likewise.")
     n: int = Field(description="Architectures compared.")
 
 
