@@ -1,6 +1,7 @@
 """Gradient boosting: a ridge line with regression trees on what it leaves, in an ensemble of eight.
 
-*Encoding*: one-hot and ordinal choices, log parameters and log MACs of the space, and the features given.
+*Encoding*: one-hot and ordinal choices, log parameters and log MACs of the space, and the features given; these
+measures as normal scores.
 *Target*: normal scores of the labels, since telling good networks apart matters more than how bad the bad are.
 *Members*: each of eight leaves out a quarter of the architectures. Its line is a ridge regression; its trees
 (XGBoost) are fitted to the line's leave-one-out residuals, so that a line that passes through its own rows does not
@@ -35,6 +36,7 @@ from search_spaces.space import FloatArray
 LEAST_LABELS = 8
 
 _KIND, _VERSION = "boosting", 1
+_COSTS = ("params", "macs")
 _CHUNK = 1 << 15
 """Rows encoded at once."""
 
@@ -87,7 +89,7 @@ class Boosting(Predictor):
         else:
             # One thread: sums have one order on every machine, and busy cores do not make BLAS wait for itself.
             with threadpool_limits(limits=1, user_api="blas"):
-                self._fitted = columns, fit_ensemble(rows, sum(widths.values()), labels, row_of, rng)
+                self._fitted = columns, fit_ensemble(rows, len(_COSTS) + sum(widths.values()), labels, row_of, rng)
         return self
 
     def predict(self, architectures: Architectures) -> Prediction:
@@ -147,7 +149,7 @@ def _encode(architectures: Architectures, columns: _Columns) -> Matrix:
     genes = architectures.genes if columns.as_built else space.canonical(architectures.genes)
     cost = space.cost(genes)
     parts: list[FloatArray] = [one_hot(space, genes), ordinal(space, genes)]
-    parts += [np.log1p(cost[name])[:, None] for name in ("params", "macs")]
+    parts += [np.log1p(cost[name])[:, None] for name in _COSTS]
     for name, width in columns.features.items():
         values = architectures.features[name]
         if values.shape[1] != width:

@@ -40,6 +40,8 @@ _TREES: dict[str, Any] = {
 }
 """Chosen by ranking on NAS-Bench-201, NAS-Bench-Macro and Once-for-All; one thread, so that sums have one order."""
 
+_FAVOUR = 3.0
+"""Gains .06 of tau at 16 labels and nothing at 400, with costs and with proxy scores alike."""
 _FURTHEST = 8.0
 """Normal scores are kept within ± this."""
 _KNOTS = 5
@@ -118,7 +120,8 @@ def fit_ensemble(
 ) -> Ensemble:
     """Fits to distinct ``rows`` (n, f), each with at least one label, not all labels equal; n ≥ 8.
 
-    The last ``scaled`` columns become normal scores for the lines. The result depends on the order of rows and
+    The last ``scaled`` columns are measures: they become normal scores for the lines, and tell more than one of many
+    choices does, so their slopes are shrunk less. The result depends on the order of rows and
     labels: sort them first.
     """
     count = np.bincount(row_of, minlength=len(rows)).astype(np.float64)
@@ -129,7 +132,8 @@ def fit_ensemble(
     weights = 2 * count / (1 + count)
     scales = tuple(NormalScores.of(_present(column)) for column in rows[:, rows.shape[1] - scaled :].T)
     seen = _line_columns(rows, scales)
-    penalty = choose_penalty(seen, scores, weights)
+    favour = np.where(np.arange(rows.shape[1]) < rows.shape[1] - scaled, 1.0, _FAVOUR)
+    penalty = choose_penalty(seen, scores, weights, favour)
     # Two turns of four parts: every row is left out by two members.
     part = np.stack([rng.permutation(len(rows)) % _PARTS for _ in range(_TURNS)])
     seeds = rng.integers(0, 2**31, MEMBERS)
@@ -138,7 +142,7 @@ def fit_ensemble(
     for member in range(MEMBERS):
         turn, left = divmod(member, _PARTS)
         out, kept = part[turn] == left, part[turn] != left
-        ridge, without = fit_ridge(seen[kept], scores[kept], weights[kept], penalty)
+        ridge, without = fit_ridge(seen[kept], scores[kept], weights[kept], penalty, favour)
         intercepts[member], slopes[:, member] = ridge.intercept, ridge.slope
         booster = _grow(rows[kept], scores[kept] - without, weights[kept], int(seeds[member]))
         trees.append(booster)

@@ -21,10 +21,11 @@ class Ridge:
     intercept: float
 
 
-def fit_ridge(x: Values, y: Values, weights: Values, penalty: float) -> tuple[Ridge, Values]:
+def fit_ridge(x: Values, y: Values, weights: Values, penalty: float, favour: Values) -> tuple[Ridge, Values]:
     """The ridge line of ``y`` (n,) on ``x`` (n, f), and the (n,) predictions of each row by the line without it.
 
-    Columns are standardised, constant ones get slope 0. All must be finite, weights and penalty positive. Source:
+    Columns are standardised, constant ones get slope 0; a column's slope is penalised ``favour`` (f,) squared times
+    less. All must be finite, weights, penalty and favour positive. Source:
     Hoerl & Kennard, Technometrics 1970; the residual without a row is (y − ŷ) / (1 − leverage): Allen's PRESS,
     Technometrics 1974.
     """
@@ -32,7 +33,7 @@ def fit_ridge(x: Values, y: Values, weights: Values, penalty: float) -> tuple[Ri
     mean = share @ x
     scale = np.sqrt(share @ (x - mean) ** 2)
     moves = scale > 1e-6 * (np.abs(mean) + 1e-6)
-    inverse = np.where(moves, 1.0 / np.where(moves, scale, 1.0), 0.0)
+    inverse = np.where(moves, favour / np.where(moves, scale, 1.0), 0.0)
     centre = float(share @ y)
     # Weighted least squares is least squares on rows times the root of their weight.
     root = np.sqrt(weights)
@@ -47,8 +48,8 @@ def fit_ridge(x: Values, y: Values, weights: Values, penalty: float) -> tuple[Ri
     return Ridge(slope, centre - float(mean @ slope)), without
 
 
-def choose_penalty(x: Values, y: Values, weights: Values) -> float:
+def choose_penalty(x: Values, y: Values, weights: Values, favour: Values) -> float:
     """The penalty of a grid with the least weighted squared error of the rows left out one at a time."""
     penalties = _PENALTIES * float(weights.mean())
-    errors = [float(weights @ (y - fit_ridge(x, y, weights, float(p))[1]) ** 2) for p in penalties]
+    errors = [float(weights @ (y - fit_ridge(x, y, weights, float(p), favour)[1]) ** 2) for p in penalties]
     return float(penalties[int(np.argmin(errors))])
