@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 from anyio import CapacityLimiter
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from service.api.feed import Feed
 from service.api.metrics import Metrics
@@ -65,6 +66,9 @@ async def _principal(request: Request) -> Principal:
 
 _SUSPECT = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]|\\u0000|\d{19}|[eE]\+?\d{3}")
 
+_LARGE = 2**16
+"""Bodies beyond it are looked through in a thread: others wait for the event loop."""
+
 
 async def _storable_body(request: Request) -> None:
     """Refuses JSON that parses in Python but that no database stores: NaN, infinities, lone surrogates, NUL,
@@ -74,6 +78,13 @@ async def _storable_body(request: Request) -> None:
     body = await request.body()
     if not _SUSPECT.search(body):
         return
+    if len(body) > _LARGE:
+        await run_in_threadpool(_check_body, body)
+    else:
+        _check_body(body)
+
+
+def _check_body(body: bytes) -> None:
     try:
         parsed = json.loads(body)
     except ValueError:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import internal_problem, problem_response
@@ -59,6 +60,8 @@ class Observed:
 
         try:
             await self._app(scope, receive, noting)
+        except ClientDisconnect:
+            log.info("client_gone", path=scope["path"])
         except Exception as error:
             problem = internal_problem(error)
             if not seconds:  # nothing was sent yet

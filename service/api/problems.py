@@ -8,13 +8,14 @@ raised                              status  `Problem.type`
 `NotFound`                          404     ``urn:frontier:not-found``
 `Stale`                             409     ``urn:frontier:stale``
 `Conflict`                          409     ``urn:frontier:conflict``
-`Unavailable`, database out of reach  503   ``urn:frontier:unavailable``, with Retry-After
+`Unavailable`, no database, full disk  503  ``urn:frontier:unavailable``, with Retry-After
 anything else                       500     ``urn:frontier:internal``, with the request id and nothing else
 ==================================  ======  ==================================================
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -60,6 +61,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for error in (InvalidSpace, InvalidArchitecture, Unsupported, UnknownPlugin):
         app.add_exception_handler(error, _space_error)
+    app.add_exception_handler(RecursionError, _too_deep)
+    app.add_exception_handler(OSError, _system_error)
     for outage in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(outage, _database_error)
 
@@ -109,6 +112,17 @@ async def _database_error(_: Request, error: Exception) -> Response:
     # The statement and its parameters are for the log; the client needs to know that waiting helps.
     log.warning("database_unavailable", error=str(error.__cause__ or error))
     return unavailable("the database cannot be reached or is busy")
+
+
+async def _too_deep(_: Request, __: Exception) -> Response:
+    return _invalid([FieldProblem(field="body", message="is nested too deeply")])
+
+
+async def _system_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.error("disk_full", error=str(error))
+        return unavailable("the server's disk is full")
+    return internal_problem(error)
 
 
 def internal_problem(error: Exception) -> Response:

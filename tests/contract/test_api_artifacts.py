@@ -56,3 +56,15 @@ def test_files_may_be_larger_than_other_bodies_but_not_without_end(tmp_path: Pat
         answer = connection.getresponse()
         assert (answer.status, answer.headers["content-type"]) == (413, "application/problem+json")
         connection.close()
+
+
+def test_an_upload_that_is_cut_leaves_nothing(tmp_path: Path) -> None:
+    with served(settings_in(tmp_path)) as server:
+        address = urlsplit(server.url)
+        connection = HTTPConnection(str(address.hostname), address.port, timeout=30)
+        connection.putrequest("PUT", f"/v1/artifacts/{sha256(CONTENT)}")
+        connection.putheader("Content-Length", str(len(CONTENT)))
+        connection.endheaders(CONTENT[:1000])
+        connection.close()
+        assert server.http.get(f"/v1/artifacts/{sha256(CONTENT)}").status_code == 404
+    assert [each for each in (tmp_path / "artifacts").rglob("*") if each.is_file()] == []

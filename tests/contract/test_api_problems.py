@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -167,6 +168,15 @@ def test_bodies_that_cannot_be_read_are_refused(server: Served) -> None:
     problem(server.http.post("/v1/spaces", content=json.dumps(SPACE), headers={"Content-Type": "text/plain"}), 422)
 
 
+def test_bodies_nested_too_deeply_are_refused(server: Served) -> None:
+    for inner in (b"1", b"NaN"):
+        for depth in (300, 900, 990, 5000, 100_000):
+            options = b'{"a":' * depth + inner + b"}" * depth
+            body = b'{"name": "x", "plugin": "mobilenetv3", "options": ' + options + b"}"
+            answer = server.http.post("/v1/spaces", content=body, headers=JSON)
+            problem(answer, 400 if answer.status_code == 400 else 422)
+
+
 def test_bodies_have_a_limit(server: Served) -> None:
     too_much = b'{"name": "' + b"x" * (17 * 2**20) + b'"}'
     problem(server.http.post("/v1/spaces", content=too_much, headers=JSON), 413)
@@ -199,6 +209,7 @@ def test_requests_have_ids_that_the_client_may_choose(server: Served) -> None:
         (RuntimeError("secret of the implementation"), 500),
         (OperationalError("SELECT secret", {}, Exception("database is locked")), 503),
         (Unavailable("no worker is there"), 503),
+        (OSError(errno.ENOSPC, "No space left on secret"), 503),
     ],
 )
 def test_failures_of_the_server_tell_nothing_of_its_insides(
