@@ -72,6 +72,11 @@ def children(process: subprocess.Popen[str]) -> dict[str, int]:
     return found
 
 
+def complete(found: dict[str, int]) -> dict[str, int]:
+    """The children if all are there, else nothing."""
+    return found if found.keys() >= {"api", "controller"} else {}
+
+
 def gone(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -82,17 +87,24 @@ def gone(pid: int) -> bool:
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 
 
-def test_it_starts_heals_and_ends_cleanly(tmp_path: Path) -> None:
+def test_nothing_survives_it_and_what_crashes_is_started_again(tmp_path: Path) -> None:
+    """One story, because starting takes seconds: killed with its children, started again, healed, ended cleanly."""
     home = tmp_path / "home"
     with serving(home) as process:
         url = address(home)
-        assert healthy(url)
-        assert httpx.get(f"{url}/readyz", trust_env=False).json()["checks"]["database"] == "ok"
-        first = until(lambda: (found := children(process)).keys() >= {"api", "controller"} and found, "children")
+        left = until(lambda: complete(children(process)), "children")
+        process.kill()
+        process.wait(PATIENCE_S)
+        until(lambda: all(gone(pid) for pid in left.values()), "the end of all children")
+        assert not healthy(url)
 
-        second = subprocess.run(
-            [sys.executable, "-m", "service.cli", "serve", "--home", str(home)], capture_output=True, text=True
-        )
+    (home / "server.json").unlink()  # left by the one that was killed
+    with serving(home) as process:
+        url = address(home)
+        assert httpx.get(f"{url}/readyz", trust_env=False).json()["checks"]["database"] == "ok"
+        first = until(lambda: complete(children(process)), "children")
+        again = [sys.executable, "-m", "service.cli", "serve", "--home", str(home)]
+        second = subprocess.run(again, capture_output=True, text=True)
         assert second.returncode == 1
         assert "a server is running" in second.stderr
 
@@ -100,7 +112,7 @@ def test_it_starts_heals_and_ends_cleanly(tmp_path: Path) -> None:
         until(lambda: children(process).get("api") not in (None, first["api"]), "a new API")
         until(lambda: healthy(url), "the API at its old address")
 
-        last = until(lambda: (found := children(process)).keys() >= {"api", "controller"} and found, "children")
+        last = until(lambda: complete(children(process)), "children")
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE_S)[0]
         assert process.returncode == 0, said
@@ -109,18 +121,3 @@ def test_it_starts_heals_and_ends_cleanly(tmp_path: Path) -> None:
         assert "Traceback" not in said
         assert all(gone(pid) for pid in last.values())
         assert not (home / "server.json").exists()
-
-
-def test_children_do_not_survive_a_supervisor_that_is_killed(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    with serving(home) as process:
-        url = address(home)
-        left = until(lambda: (found := children(process)).keys() >= {"api", "controller"} and found, "children")
-        process.kill()
-        process.wait(PATIENCE_S)
-        until(lambda: all(gone(pid) for pid in left.values()), "the end of all children")
-        assert not healthy(url)
-    with serving(home) as process:  # and nothing is in the way of the next start
-        until(lambda: healthy(address(home)), "the next server")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
