@@ -67,6 +67,7 @@ def _supervise(settings: Settings, listener: socket.socket, cpu_workers: int, gp
     supervisor = Supervisor(settings.home / "logs", environment, _say)
     supervisor.listen()
     file = server_file(settings)
+    file.unlink(missing_ok=True)  # left by a server that was killed
     try:
         # The socket stays open here: while the API restarts, connections wait instead of being refused.
         supervisor.start(Part("api", ("api", "--fd", str(listener.fileno())), (listener.fileno(),)))
