@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import options as check
-from search_spaces.networks.layout import Block, Layout, divisible
-from search_spaces.space import Bools, Choice, Genes, Graphs, Identity, IntArray, InvalidSpace, SearchSpace
+from search_spaces.networks.layout import Block, CostTables, Layout, divisible
+from search_spaces.space import MAX_OPTIONS, Bools, Choice, Genes, Graphs, Identity, IntArray, InvalidSpace, SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from search_spaces.supernets.supernet import Supernet
 
 ACTIVATIONS = ("relu", "h_swish")
+MAX_CLASSES = 100_000
 _CHUNK = 8192
 """Rows whose costs are looked up at once: their indices stay in the cache."""
 
@@ -39,7 +40,7 @@ class MobileNetV3(SearchSpace):
     - ``in_channels``, ``classes``: of the data set.
     - ``resolutions``: sides of the square input, in pixels.
     - ``kernels`` (odd), ``expansions``, ``depths``: what each block, or stage, chooses from.
-    - ``stage_widths``, ``stage_strides``, ``stage_se``, ``stage_activations`` ("relu" or "h_swish"): one item per stage.
+    - ``stage_widths``, ``stage_strides``, ``stage_se``, ``stage_activations`` ("relu", "h_swish"): one item per stage.
     - ``stem_width``, ``stem_stride``: the first 3×3 convolution. ``first_width``: the fixed block behind it.
     - ``final_width``, ``feature_width``: the 1×1 convolutions before and after the global average pool.
     - ``width_mult``: multiplies every width; all are then rounded to multiples of 8.
@@ -73,11 +74,11 @@ class MobileNetV3(SearchSpace):
         stages = len(widths)
         options: dict[str, Any] = {
             "in_channels": check.integer("in_channels", in_channels),
-            "classes": check.integer("classes", classes),
-            "resolutions": check.many("resolutions", resolutions, check.integer, distinct=True),
+            "classes": check.integer("classes", classes, most=MAX_CLASSES),
+            "resolutions": check.many("resolutions", resolutions, check.integer, most=MAX_OPTIONS, distinct=True),
             "kernels": check.many("kernels", kernels, check.odd, distinct=True),
-            "expansions": check.many("expansions", expansions, check.integer, distinct=True),
-            "depths": check.many("depths", depths, check.integer, distinct=True),
+            "expansions": check.many("expansions", expansions, check.small, distinct=True),
+            "depths": check.many("depths", depths, check.small, distinct=True),
             "stage_widths": widths,
             "stage_strides": check.many("stage_strides", stage_strides, check.integer, length=stages),
             "stage_se": check.many("stage_se", stage_se, check.boolean, length=stages),
@@ -92,7 +93,7 @@ class MobileNetV3(SearchSpace):
             "width_mult": check.number("width_mult", width_mult),
         }
         for field in unknown:
-            raise InvalidSpace(f"{field}: no such option, options are {sorted(options)}", field)
+            raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
         deepest = max(options["depths"])
         choices = [Choice("resolution", tuple(options["resolutions"]))]
         for stage in range(1, stages + 1):
@@ -103,7 +104,10 @@ class MobileNetV3(SearchSpace):
         super().__init__("mobilenetv3", choices, options, identity=identity, uniform=True)
         self._stages, self._deepest = stages, deepest
         self._depths = np.array(options["depths"], dtype=np.int16)
-        self._tables = _Tables(self)
+        pairs = list(product(range(len(options["kernels"])), range(len(options["expansions"]))))
+        places = product(range(stages), range(deepest))
+        blocks = [[self.block(stage, depth, *pair) for pair in pairs] for stage, depth in places]
+        self._tables = CostTables(self.full, options["resolutions"], blocks)
 
     # ------------------------------------------------------------------ the shape of a row
 
@@ -165,18 +169,17 @@ class MobileNetV3(SearchSpace):
         """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
         genes = self._batch(genes)
         params, macs = np.empty(len(genes), dtype=np.int64), np.empty(len(genes), dtype=np.int64)
-        tables = self._tables
         for start in range(0, len(genes), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            rows = self._by_stage(genes[chunk]).astype(np.int32)
-            setting = rows[:, :, 1::2] * len(self.options["expansions"]) + rows[:, :, 2::2]
-            setting = np.where(self._present(genes[chunk]), setting, tables.settings).reshape(len(rows), -1)
-            setting += tables.offsets
-            resolution = genes[chunk, 0].astype(np.int32)
-            params[chunk] = tables.params_fixed + tables.params.take(setting).sum(axis=1)
-            setting += resolution[:, None] * tables.stride
-            macs[chunk] = tables.macs_fixed[resolution] + tables.macs.take(setting).sum(axis=1)
+            setting = np.where(self._present(genes[chunk]), self._settings(genes[chunk]), self._tables.absent)
+            setting = setting.reshape(len(setting), -1)
+            params[chunk], macs[chunk] = self._tables.look_up(genes[chunk, 0], setting)
         return {"params": params, "macs": macs}
+
+    def _settings(self, genes: Genes) -> NDArray[np.int32]:
+        """(n, stages, deepest): kernel and expansion of each block as one number."""
+        rows = self._by_stage(genes).astype(np.int32)
+        return np.asarray(rows[:, :, 1::2] * len(self.options["expansions"]) + rows[:, :, 2::2])
 
     # ------------------------------------------------------------------ what it is built from
 
@@ -244,8 +247,8 @@ class MobileNetV3(SearchSpace):
 
     def input_shape(self, row: Genes) -> tuple[int, ...]:
         """(channels, height, width) of one image."""
-        layout = self.layout(row)
-        return (layout.in_channels, layout.resolution, layout.resolution)
+        side = self.options["resolutions"][int(self.check(np.asarray(row)[None])[0, 0])]
+        return (self.options["in_channels"], side, side)
 
     def build(self, row: Genes) -> nn.Module:
         """The network of one row, with the same weights each time; `initialise` draws others."""
@@ -274,8 +277,7 @@ class MobileNetV3(SearchSpace):
         inputs = [f"input_{side}" for side in get["resolutions"]]
         kinds = [f"mb{expansion}_k{kernel}" for kernel, expansion in product(get["kernels"], get["expansions"])]
         labels = (*inputs, "stem", "first", *kinds, "output")
-        rows = self._by_stage(genes).astype(np.int16)
-        setting = (rows[:, :, 1::2] * len(get["expansions"]) + rows[:, :, 2::2]).reshape(len(genes), total)
+        setting = self._settings(genes).reshape(len(genes), total)
         n, base = len(genes), len(inputs)
         fixed = [np.full((n, 1), base, np.int16), np.full((n, 1), base + 1, np.int16)]
         last = np.full((n, 1), len(labels) - 1, np.int16)
@@ -297,33 +299,55 @@ class MobileNetV3(SearchSpace):
         return Graphs(adjacency, operations, labels)
 
 
-class _Tables:
-    """Parameters and MACs of every block at every setting, to be looked up and summed."""
+def scaled(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    """Options of `MobileNetV3` for images of a data set, ``shape`` (channels, height, width) in pixels.
 
-    def __init__(self, space: MobileNetV3) -> None:
-        get = space.options
-        kernels, expansions, resolutions = get["kernels"], get["expansions"], get["resolutions"]
-        self.settings = len(kernels) * len(expansions)
-        """Also the index of "absent", which costs nothing."""
-        places = list(product(range(len(get["stage_widths"])), range(max(get["depths"]))))
-        self.offsets = (np.arange(len(places)) * (self.settings + 1)).astype(np.int32)
-        self.stride = np.int32(len(places) * (self.settings + 1))
-        params = np.zeros((len(places), self.settings + 1), dtype=np.int64)
-        macs = np.zeros((len(resolutions), *params.shape), dtype=np.int64)
-        sides = np.array([-(-side // get["stem_stride"]) for side in resolutions], dtype=np.int64)
-        layout = space.full
-        first = layout.blocks[0]
-        self.params_fixed = layout.in_channels * 9 * layout.stem + 2 * layout.stem + first.params
-        self.params_fixed += layout.blocks[-1].outputs * layout.final + 2 * layout.final
-        self.params_fixed += layout.final * layout.features + (layout.features + 1) * layout.classes
-        self.macs_fixed = sides**2 * (layout.in_channels * 9 * layout.stem) + first.macs(sides)
-        for place, (stage, depth) in enumerate(places):
-            for index, (kernel, expansion) in enumerate(product(range(len(kernels)), range(len(expansions)))):
-                block = space.block(stage, depth, kernel, expansion)
-                params[place, index] = block.params
-                macs[:, place, index] = block.macs(sides)
-            sides = -(-sides // layout.blocks[1 + place].stride)
-        self.macs_fixed += sides**2 * (layout.blocks[-1].outputs * layout.final)
-        self.macs_fixed += layout.final * layout.features + layout.features * layout.classes
-        self.params, self.macs = params.ravel(), macs.ravel()
-
+    Resolutions lie around the images' own; the smaller the images, the fewer strides and the narrower the stages, such
+    that the last map is never so small that two kernels would do the same. 8×8 pixels train on a CPU in under a
+    minute, 32×32 want a GPU, from 193 pixels on the space is the published one. Raises `InvalidSpace`.
+    """
+    fields = ("channels", "height", "width")
+    channels, *sides = (check.integer(field, value) for field, value in zip(fields, shape, strict=True))
+    side = max(sides)
+    options: dict[str, Any] = {"in_channels": channels, "classes": check.integer("classes", classes, most=MAX_CLASSES)}
+    if side > 192:
+        return options | {"resolutions": list(range(128, 225, 16))}
+    options["resolutions"] = sorted({max(1, round(side * eighths / 8)) for eighths in (5, 6, 7, 8)})
+    if side > 96:
+        return options | {"stage_strides": [2, 2, 2, 1, 1]}
+    if side > 40:
+        return options | {
+            "stage_widths": [24, 40, 64, 96],
+            "stage_strides": [1, 2, 1, 2],
+            "stage_se": [False, True, False, True],
+            "stage_activations": ["relu", "relu", "h_swish", "h_swish"],
+            "final_width": 576,
+            "feature_width": 768,
+        }
+    if side > 12:
+        return options | {
+            "kernels": [3, 5],
+            "expansions": [2, 3, 4],
+            "depths": [1, 2, 3],
+            "stem_stride": 1,
+            "stage_widths": [16, 32, 64],
+            "stage_strides": [2, 1, 2],
+            "stage_se": [False, True, True],
+            "stage_activations": ["relu", "relu", "h_swish"],
+            "final_width": 192,
+            "feature_width": 256,
+        }
+    return options | {
+        "kernels": [3, 5],
+        "expansions": [1, 2, 4],
+        "depths": [1, 2, 3],
+        "stem_width": 8,
+        "stem_stride": 1,
+        "first_width": 8,
+        "stage_widths": [8, 24],
+        "stage_strides": [1, 2],
+        "stage_se": [False, True],
+        "stage_activations": ["relu", "h_swish"],
+        "final_width": 48,
+        "feature_width": 64,
+    }

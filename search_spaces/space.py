@@ -13,7 +13,7 @@ A space states which rows are the same architecture (``identity``):
 Errors::
 
     ValueError
-    ├── InvalidSpace           the space itself is wrong (options, restriction)
+    ├── InvalidSpace           the space itself is wrong (options, restriction); carries `field`
     ├── InvalidArchitecture    a row of genes or a config is wrong; carries `row` and `field`
     └── Unsupported            this space cannot do what was asked (for example: it has no super-network)
 """
@@ -52,10 +52,11 @@ _ROUNDS = 64
 
 
 class InvalidSpace(ValueError):
-    """The definition or the restriction of a space is wrong."""
+    """The definition or the restriction of a space is wrong; ``field`` names the option or choice."""
 
     def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
+        super().__init__(f"{field}: {message}" if field else message)
+        self.message = message
         self.field = field
 
 
@@ -426,9 +427,9 @@ class SearchSpace(ABC):
     @final
     def _nth_allowed(self, ranks: NDArray[np.integer[Any]]) -> Genes:
         if not self._restricted:
-            return ranks.astype(np.int8, copy=False)
+            return ranks.astype(np.int8)
         order = np.argsort(~self._allowed, axis=1, kind="stable").astype(np.int8)
-        return order[np.arange(len(self.choices)), ranks]
+        return np.asarray(order[np.arange(len(self.choices)), ranks])
 
     @final
     def _batch(self, genes: Genes) -> Genes:
@@ -446,7 +447,7 @@ def distinct(genes: Genes) -> Genes:
     padded = np.zeros((len(genes), 8 * width), dtype=np.int8)
     padded[:, : genes.shape[1]] = genes
     # Sorting 64-bit hashes is many times faster than sorting rows.
-    multipliers = np.random.default_rng(width).integers(1, 2**63, size=width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    multipliers = np.random.default_rng(0).integers(2**64 - 1, size=width, dtype=np.uint64) | np.uint64(1)
     hashes = (padded.view(np.uint64) * multipliers).sum(axis=1, dtype=np.uint64)
     hashes = (hashes ^ (hashes >> np.uint64(32))) * multipliers[0]
     order = np.argsort(hashes, kind="stable")

@@ -1,8 +1,12 @@
-"""What a mobile network consists of, layer by layer: plain values, read by the builders and by the cost model."""
+"""What a mobile network consists of, layer by layer: plain values, and what they cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.space import IntArray
 
@@ -72,3 +76,38 @@ def divisible(value: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class CostTables:
+    """Parameters and MACs of every block at every setting, looked up and summed.
+
+    ``variants[place][setting]`` are the blocks that may stand at each place of ``full``, the chain of full depth.
+    """
+
+    def __init__(self, full: Layout, resolutions: Sequence[int], variants: Sequence[Sequence[Block]]) -> None:
+        self.absent = len(variants[0])
+        """The setting of a place that is left empty: it costs nothing."""
+        params = np.zeros((len(variants), self.absent + 1), dtype=np.int64)
+        macs = np.zeros((len(resolutions), *params.shape), dtype=np.int64)
+        first, last = full.blocks[0], full.blocks[-1]
+        stem, final, mix = full.in_channels * 9 * full.stem, last.outputs * full.final, full.final * full.features
+        self._params_fixed = stem + 2 * full.stem + first.params + final + 2 * full.final + mix
+        self._params_fixed += (full.features + 1) * full.classes
+        # A stride of s turns side n into ceil(n / s): kernels are odd and padded by half their size.
+        sides = -(-np.array(resolutions, dtype=np.int64) // full.stem_stride)
+        self._macs_fixed = sides**2 * stem + first.macs(sides)
+        for place, blocks in enumerate(variants):
+            for setting, block in enumerate(blocks):
+                params[place, setting] = block.params
+                macs[:, place, setting] = block.macs(sides)
+            sides = -(-sides // blocks[0].stride)
+        self._macs_fixed += sides**2 * final + mix + full.features * full.classes
+        self._params, self._macs = params.ravel(), macs.ravel()
+        self._places = (np.arange(len(variants)) * (self.absent + 1)).astype(np.int32)
+
+    def look_up(self, resolutions: NDArray[np.integer], settings: NDArray[np.int32]) -> tuple[IntArray, IntArray]:
+        """Parameters and MACs, (n,) each, for indices of resolutions (n,) and a setting per place (n, places)."""
+        index = settings + self._places
+        params = self._params_fixed + self._params.take(index).sum(axis=1)
+        index += resolutions.astype(np.int32)[:, None] * np.int32(len(self._params))
+        return params, self._macs_fixed[resolutions] + self._macs.take(index).sum(axis=1)

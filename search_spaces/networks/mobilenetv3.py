@@ -88,7 +88,8 @@ class Squeeze(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(self.pool(x))
+        gate: Tensor = self.fc(self.pool(x))
+        return x * gate
 
 
 def conv_layer(
@@ -104,9 +105,7 @@ def conv_layer(
 ) -> nn.Sequential:
     """``conv`` without bias, then ``bn`` if ``norm``, then ``act`` if an activation is named."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(
-        inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False, device=device
-    )
+    layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False, device=device)
     if norm:
         layers["bn"] = nn.BatchNorm2d(outputs, device=device)
     if activation:

@@ -42,15 +42,15 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 128) -> float:
-    """The fraction of images (n, c, h, w) whose largest logit is their label's, 0 to 1. Leaves the network in eval mode.
+    """The fraction of images (n, c, h, w) whose largest logit is their label's, 0 to 1.
 
-    Raises ValueError for no images, or labels of another length.
+    Leaves the network in eval mode. Raises ValueError for no images, or labels of another length.
     """
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels: must be equal, not 0")
     network.eval()
     right = torch.zeros((), dtype=torch.int64, device=images.device)
-    for batch, expected in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        predicted = network(batch.to(memory_format=torch.channels_last)).argmax(dim=1)
-        right += (predicted == expected).sum()
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size].to(memory_format=torch.channels_last)
+        right += (network(batch).argmax(dim=1) == labels[start : start + batch_size]).sum()
     return int(right) / len(images)

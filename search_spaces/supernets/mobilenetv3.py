@@ -33,7 +33,7 @@ class MobileNetV3Supernet(Supernet):
         kernels = space.options["kernels"]
         self.blocks = nn.ModuleList([Residual(first, device), *(ElasticBlock(b, kernels, device) for b in rest)])
         self.final_expand_layer, self.feature_mix_layer, self.classifier = head(full, device)
-        self.register_load_state_dict_pre_hook(_accept_old_names)
+        self.register_load_state_dict_pre_hook(_accept_old_names)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor, row: Genes) -> Tensor:
         first, *rest = self.space.layout(row).blocks

@@ -10,7 +10,7 @@ from search_spaces.space import Genes, SearchSpace
 
 
 class Supernet(nn.Module):
-    """Weight sharing: each row of ``space`` selects a sub-network. No sub-network is ever "set": the row is an argument.
+    """Weight sharing: each row of ``space`` selects a sub-network. None is ever "set": the row is an argument.
 
     In train mode batch norm uses, and updates its share of, the statistics of the batch. The running statistics are
     thus a mixture over sub-networks: to judge one, extract it and `recalibrate` (Yu & Huang, ICCV 2019).

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
 
 from search_spaces.space import Genes, IntArray, SearchSpace
 from search_spaces.supernets.checkpoint import Checkpoint, restore, take_checkpoint
@@ -49,12 +48,12 @@ class Recipe:
         seed: of the order of images, their augmentation, and the sub-networks.
     """
 
-    epochs: int = 40
+    epochs: int = 24
     batch_size: int = 64
     subnets: int = 4
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = 5e-4
     warmup_epochs: float = 2.0
     label_smoothing: float = 0.1
     crop: int = 0
@@ -67,7 +66,11 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{field}: must be an integer of at least {least}, got {value!r}")
         for field, below in {
-            "learning_rate": 1e3, "momentum": 1.0, "weight_decay": 1.0, "warmup_epochs": 1e6, "label_smoothing": 1.0
+            "learning_rate": 1e3,
+            "momentum": 1.0,
+            "weight_decay": 1.0,
+            "warmup_epochs": 1e6,
+            "label_smoothing": 1.0,
         }.items():
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
@@ -80,8 +83,8 @@ class Recipe:
 class Progress:
     """Where a training run stands: after ``step`` of ``steps`` steps of ``epoch`` (from 1) of ``epochs``.
 
-    ``loss`` (nats) and ``accuracy`` (0 to 1) are the largest sub-network's on the training batches of this epoch so far.
-    ``checkpoint`` is there at the end of each epoch.
+    ``loss`` (nats) and ``accuracy`` (0 to 1) are the largest sub-network's on the training batches of this epoch so
+    far. ``checkpoint`` is there at the end of each epoch.
     """
 
     epoch: int
@@ -145,17 +148,17 @@ def train(
             largest, *students = sampler(space, recipe.subnets, rng)
             logits = supernet(resize(batch, space.input_shape(largest)[-1]), largest)
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             taught = logits.detach().softmax(dim=1)
             for student in students:
                 answers = supernet(resize(batch, space.input_shape(student)[-1]), student)
-                F.cross_entropy(answers, taught).backward()
+                F.cross_entropy(answers, taught).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
 
-            losses += float(loss.detach())
+            losses += loss.item()
             hits += int((logits.argmax(dim=1) == targets).sum())
             if not isfinite(losses):
-                raise Diverged(f"epoch {epoch + 1}, step {step + 1}: the loss is {float(loss)}")
+                raise Diverged(f"epoch {epoch + 1}, step {step + 1}: the loss is {loss.item()}")
             last = step + 1 == steps
             if last:
                 checkpoint = take_checkpoint(epoch + 1, supernet, optimiser)
@@ -163,9 +166,7 @@ def train(
                 seen = (step + 1) * recipe.batch_size
                 reached = checkpoint if last else None
                 report(
-                    Progress(
-                        epoch + 1, recipe.epochs, step + 1, steps, losses / (step + 1), hits / seen, rate, reached
-                    )
+                    Progress(epoch + 1, recipe.epochs, step + 1, steps, losses / (step + 1), hits / seen, rate, reached)
                 )
     supernet.eval()
     return checkpoint if checkpoint is not None else take_checkpoint(0, supernet, optimiser)

@@ -19,7 +19,7 @@ from service.search.constraints import mutants, taken_rows, total_violation, uns
 from service.search.designer import Designer, FitRequest, Suggestion, Suggestions
 from service.search.options import Option, read
 from service.search.random import draw
-from service.search.surrogate import Surrogate, evolve
+from service.search.surrogate import Surrogate, credible_spread, evolve
 from service.search.trust import audit, audited
 
 _POOL = 512
@@ -132,7 +132,8 @@ class Guided(Designer):
     def _picked(self, history: History, count: int, rng: np.random.Generator, taken: set[bytes]) -> list[Suggestion]:
         if count < 1:
             return []
-        surrogate = Surrogate(self.space, self.objectives, self.constraints, self.predictors)
+        limit = credible_spread(scaled(self.objectives, history.objectives[history.complete]))
+        surrogate = Surrogate(self.space, self.objectives, self.constraints, self.predictors, limit)
         genes, estimate = evolve(
             surrogate, self.space, self._seeds(history, rng), self._population, self._generations, self._optimism, rng
         )

@@ -21,7 +21,7 @@ class Estimate:
 
     Attributes:
         mean: (n, m).
-        std: (n, m) epistemic; 0 where the objective is counted.
+        std: (n, m) epistemic, at most the surrogate's limit; 0 where the objective is counted.
         breach: (n,) of the computable constraints, relative to their bounds; 0 is within.
         feasible: (n,) probability that the other constraints hold, as far as they are predicted.
     """
@@ -48,7 +48,10 @@ class Estimate:
 
 @final
 class Surrogate:
-    """Estimates objectives: MACs and parameters by counting, the others by ``predictors``, one per metric."""
+    """Estimates objectives: MACs and parameters by counting, the others by ``predictors``, one per metric.
+
+    ``limit`` (m,), scaled, bounds the standard deviation of each objective: `credible_spread`.
+    """
 
     def __init__(
         self,
@@ -56,11 +59,13 @@ class Surrogate:
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint],
         predictors: Mapping[str, Predictor],
+        limit: Values,
     ) -> None:
         self._space = space
         self._objectives = objectives
         self._constraints = constraints
         self._predictors = predictors
+        self._limit = limit
 
     def __call__(self, genes: Genes) -> Estimate:
         """The estimate of rows (n, d). KeyError where an objective is neither counted nor predicted."""
@@ -83,10 +88,22 @@ class Surrogate:
                 feasible *= _chance(constraint, predictions[constraint.metric])
         return Estimate(
             mean=(mean - ideal) / (nadir - ideal),
-            std=std / (nadir - ideal),
+            std=np.minimum(std / (nadir - ideal), self._limit),
             breach=breach(self._space, self._constraints, genes),
             feasible=feasible,
         )
+
+
+def credible_spread(measured: Values) -> Values:
+    """(m,): half the distance between the median and the best decile of ``measured`` (n, m), n ≥ 1.
+
+    An objective such as the error has a long bad tail: some architectures fail altogether. Near those a predictor is
+    unsure by as much as the tail is long, upwards and downwards alike, and would promise gains that are as large. But
+    good architectures differ by little: how little, the better half of the measurements shows.
+    """
+    best, middle = np.quantile(measured, (0.1, 0.5), axis=0)
+    spread: Values = 0.5 * (middle - best)
+    return spread
 
 
 def evolve(

@@ -17,7 +17,7 @@ from service.core.pareto import hypervolume
 from service.search.ask import ask, make_designer
 from service.search.constraints import breach, mutants, near, taken_rows, total_violation, uniform, unseen
 from service.search.options import Option, read
-from service.search.surrogate import Surrogate, evolve
+from service.search.surrogate import Surrogate, credible_spread, evolve
 from service.search.trust import audit
 from tests.searches import ERROR, Problem, Ridge, Toy, appended, ended, fitted, mismatch, simulate
 
@@ -318,19 +318,24 @@ def test_the_surrogate_scales_turns_and_counts():
 
     limits = (Constraint("macs", upper=10), Constraint("score", lower=0.75))
     genes = SPACE.sample(3, np.random.default_rng(0))
-    estimate = Surrogate(SPACE, objectives, limits, {"score": Half()})(genes)
+    estimate = Surrogate(SPACE, objectives, limits, {"score": Half()}, np.array([0.05, 0.05]))(genes)
     assert estimate.mean[:, 0].tolist() == pytest.approx([0.25] * 3)
-    assert estimate.std.tolist() == pytest.approx(np.array([[0.1, 0.0]] * 3))
+    assert estimate.std.tolist() == pytest.approx(np.array([[0.05, 0.0]] * 3))
     macs = SPACE.cost(genes)["macs"]
     assert estimate.mean[:, 1].tolist() == pytest.approx(macs / 1000)
     assert estimate.breach.tolist() == pytest.approx(np.maximum(macs - 10, 0) / 10)
     assert estimate.feasible.tolist() == pytest.approx([0.5] * 3)
 
 
+def test_failures_in_the_bad_tail_do_not_widen_what_is_credible():
+    values = np.array([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.9, 1.0], [0.9, 1.0]])
+    assert credible_spread(values).tolist() == pytest.approx([0.5 * (0.3 - 0.14), 0.0])
+
+
 def test_evolution_over_a_surrogate_finds_its_front():
     space = Toy(blocks=8)
     problem = Problem(space, mismatch(space))
-    surrogate = Surrogate(space, problem.objectives, (), {"error": Known(problem)})
+    surrogate = Surrogate(space, problem.objectives, (), {"error": Known(problem)}, np.ones(2))
     rng = np.random.default_rng(0)
     seeds = space.sample(40, rng)
     genes, estimate = evolve(surrogate, space, seeds, 40, 40, 1.0, rng)

@@ -1,0 +1,521 @@
+"""What every search space keeps, over every entry point of ``frontier.spaces``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from search_spaces.mobilenetv3 import scaled
+from search_spaces.networks.initialise import initialise
+from search_spaces.plugins import load, names
+from search_spaces.space import Genes, InvalidArchitecture, InvalidSpace, SearchSpace, Unsupported, distinct
+
+TINY_MOBILENET = {
+    "in_channels": 2,
+    "classes": 3,
+    "resolutions": [6, 5],
+    "kernels": [3, 5],
+    "expansions": [2, 1],
+    "depths": [2, 1],
+    "stem_width": 8,
+    "stem_stride": 1,
+    "first_width": 8,
+    "stage_widths": [8, 16],
+    "stage_strides": [1, 2],
+    "stage_se": [False, True],
+    "stage_activations": ["relu", "h_swish"],
+    "final_width": 16,
+    "feature_width": 24,
+}
+
+# Constructor options to be tried beside the defaults. A tiny variant has few enough architectures to list.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "mobilenetv3": {
+        "digits": scaled((1, 8, 8), 10),
+        "row": scaled((1, 8, 8), 10) | {"identity": "row"},
+        "tiny": TINY_MOBILENET,
+        "tiny-row": TINY_MOBILENET
+        | {"depths": [1, 2], "stage_widths": [8], "stage_strides": [2]}
+        | {"stage_se": [True], "stage_activations": ["relu"], "identity": "row"},
+    }
+}
+CASES = {
+    f"{plugin}-{variant}": (plugin, options)
+    for plugin in names("spaces")
+    for variant, options in {"default": {}, **VARIANTS.get(plugin, {})}.items()
+}
+LISTED = 5_000
+"""Spaces with at most so many rows are listed whole."""
+
+# Digests, and keys of the smallest and the largest network. They never change: what is stored is found by them.
+PINNED = {
+    "mobilenetv3-default": (
+        "a9894b75a2afa4f4052fee91d4d68770",
+        "9db4ffb74589389f3bc032ddba55d6fe",
+        "ff640721e6da502de6e67886494dea83",
+    ),
+    "mobilenetv3-tiny": (
+        "c331f7a63c3bf104fc30e028f818d732",
+        "b8868ed74ea3844fcd8452e22584927f",
+        "9f3e8fba4bac937063bf3992881503b4",
+    ),
+    "mobilenetv3-tiny-row": (
+        "43588269d5b57ca201c3067eab5dd194",
+        "5f0804812425bf3b7a1b4586d461070a",
+        "87b4fec381a8756c178fea5fa19a87fe",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def space(case: str) -> SearchSpace:
+    plugin, options = CASES[case]
+    built: SearchSpace = load("spaces", plugin)(**options)
+    return built
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def genes(space: SearchSpace, rng: np.random.Generator) -> Genes:
+    found = space.sample(200, rng)
+    assert len(found) > 20
+    return found
+
+
+def listed(space: SearchSpace) -> Genes:
+    """All valid rows, or a skip."""
+    if np.prod(space.sizes.astype(float)) > LISTED:
+        pytest.skip("too many rows to list")
+    rows = np.array(list(itertools.product(*(range(size) for size in space.sizes))), dtype=np.int8)
+    return rows[space.valid(rows)]
+
+
+def scrambled(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> Genes:
+    """The same architectures with other values in their inactive choices."""
+    other = (rng.random(genes.shape) * space.sizes).astype(np.int8)
+    rows = np.where(space.active(genes), genes, other).astype(np.int8)
+    return rows[space.valid(rows)]
+
+
+def narrowed(space: SearchSpace) -> tuple[SearchSpace, dict[str, list[Any]]]:
+    """Without the first option of every other choice that has two."""
+    choices = [choice for choice in space.choices if len(choice.options) > 1][::2]
+    rules = {choice.name: list(choice.options[1:]) for choice in choices}
+    return space.restrict(rules), rules
+
+
+def build(space: SearchSpace, row: Genes) -> nn.Module:
+    try:
+        return space.build(row)
+    except Unsupported as error:
+        pytest.skip(str(error))
+
+
+def a_few(space: SearchSpace, genes: Genes) -> Genes:
+    return np.concatenate([space.extremes(), genes[:1]])
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def test_samples_are_valid_distinct_and_canonical(space: SearchSpace, genes: Genes) -> None:
+    assert genes.dtype == np.int8
+    assert genes.shape[1] == len(space.choices)
+    assert space.valid(genes).all()
+    assert len({row.tobytes() for row in genes}) == len(genes)
+    np.testing.assert_array_equal(space.canonical(genes), genes)
+    again = space.sample(200, np.random.default_rng(7))
+    np.testing.assert_array_equal(again, genes)
+
+
+def test_canonical_is_idempotent_and_keeps_what_is_active(
+    space: SearchSpace, genes: Genes, rng: np.random.Generator
+) -> None:
+    rows = scrambled(space, genes, rng)
+    once = space.canonical(rows)
+    np.testing.assert_array_equal(space.canonical(once), once)
+    assert space.valid(once).all()
+    assert space.keys(rows) == space.keys(once)
+    if space.identity == "row":
+        np.testing.assert_array_equal(once, rows)
+    else:
+        assert not once[~space.active(once)].any()
+        np.testing.assert_array_equal(once, genes)
+
+
+def test_canonical_networks_compute_the_same(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    rows = scrambled(space, genes[:40], rng)
+    stands_for = space.canonical(rows)
+    for metric, values in space.cost(rows).items():
+        if space.identity == "function":
+            # A canonical row may be cheaper, by dead weights, never dearer.
+            assert (space.cost(stands_for)[metric] <= values).all()
+    for row, canonical in zip(rows[:2], stands_for[:2], strict=True):
+        one, other = build(space, row).eval(), build(space, canonical).eval()
+        other.load_state_dict(one.state_dict())
+        images = torch.from_numpy(rng.standard_normal((2, *space.input_shape(row)), dtype=np.float32))
+        with torch.no_grad():
+            torch.testing.assert_close(one(images), other(images))
+
+
+def test_keys_are_unique_and_never_change(space: SearchSpace, case: str, genes: Genes) -> None:
+    keys = space.keys(genes)
+    assert len(set(keys)) == len(genes)
+    assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in keys)
+    if case in PINNED:
+        assert (space.digest, *space.keys(space.extremes())) == PINNED[case]
+
+
+def test_digests_tell_spaces_apart() -> None:
+    digests = {load("spaces", plugin)(**options).digest for plugin, options in CASES.values()}
+    assert len(digests) == len(CASES)
+
+
+def test_one_row_per_architecture_when_listed(space: SearchSpace) -> None:
+    rows = listed(space)
+    canonical = distinct(space.canonical(rows))
+    assert len(set(space.keys(rows))) == len(canonical)
+    if space.identity == "row":
+        assert len(canonical) == len(rows)
+
+
+def test_empty_batches(space: SearchSpace) -> None:
+    none = np.empty((0, len(space.choices)), dtype=np.int8)
+    assert space.keys(none) == []
+    assert space.to_configs(none) == []
+    assert space.canonical(none).shape == none.shape
+    assert all(values.shape == (0,) for values in space.cost(none).values())
+    assert len(space.graphs(none).operations) == 0
+    assert len(space.mutate(none, np.random.default_rng(0))) == 0
+    assert len(space.sample(0, np.random.default_rng(0))) == 0
+
+
+# ---------------------------------------------------------------------- configs
+
+
+def test_configs_survive_json(space: SearchSpace, genes: Genes) -> None:
+    configs = json.loads(json.dumps(space.to_configs(genes)))
+    np.testing.assert_array_equal(space.from_configs(configs), genes)
+
+
+BREAKAGES: dict[str, tuple[Callable[[dict[str, Any], str], Any], str]] = {
+    "unknown choice": (lambda config, name: config | {"no such": 1}, "no such"),
+    "unknown option": (lambda config, name: config | {name: "no such"}, "NAME"),
+    "a boolean": (lambda config, name: config | {name: True}, "NAME"),
+    "a list": (lambda config, name: config | {name: [1]}, "NAME"),
+    "missing": (lambda config, name: {key: value for key, value in config.items() if key != name}, "NAME"),
+    "no object": (lambda config, name: [config], "config"),
+}
+
+
+@pytest.mark.parametrize("breakage", list(BREAKAGES))
+def test_bad_configs_are_refused_by_row_and_field(space: SearchSpace, genes: Genes, breakage: str) -> None:
+    name = space.choices[0].name
+    spoil, field = BREAKAGES[breakage]
+    configs: list[Any] = space.to_configs(genes[:3])
+    configs[1] = spoil(configs[1], name)
+    with pytest.raises(InvalidArchitecture) as refused:
+        space.from_configs(configs)
+    assert (refused.value.row, refused.value.field) == (1, field.replace("NAME", name))
+    assert str(refused.value).startswith("row 1")
+
+
+def test_bad_genes_are_refused_by_row_and_field(space: SearchSpace, genes: Genes) -> None:
+    last = len(space.choices) - 1
+    for value in (-1, int(space.sizes[last]), 127):
+        bad = genes.astype(np.int64)
+        bad[2, last] = value
+        with pytest.raises(InvalidArchitecture) as refused:
+            space.check(bad)
+        assert (refused.value.row, refused.value.field) == (2, space.choices[last].name)
+        assert space.valid(bad.astype(np.int8)).tolist() == [row != 2 for row in range(len(genes))]
+    for wrong in (genes[:, 1:], genes[0], genes.astype(np.float32), np.full(genes.shape, 1000)):
+        with pytest.raises(InvalidArchitecture):
+            space.check(wrong)
+    np.testing.assert_array_equal(space.check(genes.tolist()), genes)
+
+
+# ---------------------------------------------------------------------- moving about
+
+
+def test_mutants_stay_inside_and_differ(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    for rate in (None, 0.0, 0.5, 1.0):
+        mutants = space.mutate(genes, rng, rate)
+        assert space.valid(mutants).all()
+        np.testing.assert_array_equal(space.canonical(mutants), mutants)
+        assert (mutants != genes).any(axis=1).mean() > 0.95
+    np.testing.assert_array_equal(
+        space.mutate(genes, np.random.default_rng(3)), space.mutate(genes, np.random.default_rng(3))
+    )
+
+
+def in_use(space: SearchSpace, rows: Genes) -> set[tuple[int, int]]:
+    """(choice, option) of everything active in some row."""
+    row, column = np.nonzero(space.active(rows))
+    return set(zip(column.tolist(), rows[row, column].tolist(), strict=True))
+
+
+def test_mutants_reach_every_option(space: SearchSpace, rng: np.random.Generator) -> None:
+    confined, _ = narrowed(space)
+    rows, reached = confined.extremes()[[0] * 300], set()
+    for _ in range(30):
+        rows = confined.mutate(rows, rng)
+        assert confined.valid(rows).all()
+        reached |= in_use(confined, rows)
+    assert reached == in_use(confined, confined.sample(2000, rng))
+
+
+def test_children_take_after_their_parents(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    left, right = genes, genes[::-1]
+    children = space.crossover(left, right, rng)
+    assert space.valid(children).all()
+    inherited = (children == left) | (children == right) | ~space.active(children)
+    assert inherited.all()
+    middle = slice(0, len(genes) // 2)
+    mixed = (children != left).any(axis=1) & (children != right).any(axis=1)
+    assert mixed[middle].mean() > 0.3
+    # What is active in one parent alone comes from that parent: nothing comes from a padded place.
+    alone = space.active(left) & ~space.active(right) & space.active(children)
+    assert (children == left)[alone].all()
+    with pytest.raises(ValueError, match="must be equal"):
+        space.crossover(left, right[1:], rng)
+
+
+def test_restriction_masks_and_keeps_keys(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    confined, rules = narrowed(space)
+    assert confined.digest == space.digest
+    drawn = confined.sample(100, rng)
+    assert space.keys(drawn) == confined.keys(drawn)
+    for config in confined.to_configs(drawn[confined.active(drawn).all(axis=1)]):
+        assert all(config[name] in kept for name, kept in rules.items())
+    shown, columns = confined.active(drawn), [choice.name for choice in space.choices]
+    for name in rules:
+        column = columns.index(name)
+        assert not (shown[:, column] & (drawn[:, column] == 0)).any()
+        assert (confined.valid(genes) <= ~(space.active(genes)[:, column] & (genes[:, column] == 0))).all()
+    outside = genes[~confined.valid(genes)]
+    assert len(outside)
+    with pytest.raises(InvalidArchitecture, match="restricted"):
+        confined.check(outside)
+    assert confined.valid(confined.extremes()).all()
+    assert space.valid(genes).all(), "the space itself is not changed"
+
+
+def test_bad_restrictions_are_refused(space: SearchSpace) -> None:
+    choice = space.choices[0]
+    for rules in ({"no such": [1]}, {choice.name: ["no such"]}, {choice.name: []}):
+        with pytest.raises(InvalidSpace):
+            space.restrict(rules)
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_sampling_is_uniform_over_architectures(space: SearchSpace, restricted: bool, rng: np.random.Generator) -> None:
+    if not space.uniform:
+        pytest.skip("does not claim to be uniform")
+    listed(space)
+    drawn_from = narrowed(space)[0] if restricted else space
+    everything = distinct(drawn_from.canonical(listed(drawn_from)))
+    index = {row.tobytes(): i for i, row in enumerate(everything)}
+    drawn = drawn_from.canonical(drawn_from._draw(60 * len(everything), rng))
+    counts = np.bincount([index[row.tobytes()] for row in drawn], minlength=len(everything))
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_an_exhausted_space_returns_what_it_has(space: SearchSpace, rng: np.random.Generator) -> None:
+    everything = distinct(space.canonical(listed(space)))
+    found = space.sample(3 * len(everything), rng)
+    assert sorted(space.keys(found)) == sorted(space.keys(everything))
+
+
+# ---------------------------------------------------------------------- cost
+
+
+def test_extremes_bound_the_cost(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    for bounded in (space, narrowed(space)[0]):
+        smallest, largest = bounded.cost(bounded.extremes())["macs"]
+        macs = bounded.cost(bounded.sample(500, rng))["macs"]
+        assert smallest <= macs.min() <= macs.max() <= largest
+        assert smallest < largest
+        assert bounded.valid(bounded.extremes()).all()
+    np.testing.assert_array_equal(space.canonical(space.extremes()), space.extremes())
+
+
+def test_extremes_are_exact_when_listed(space: SearchSpace) -> None:
+    for bounded in (space, narrowed(space)[0]):
+        macs = bounded.cost(listed(bounded))["macs"]
+        assert bounded.cost(bounded.extremes())["macs"].tolist() == [macs.min(), macs.max()]
+
+
+def counted(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Parameters, and MACs of convolutions and linear layers from the shapes that pass through them."""
+    macs = 0
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d):
+            taps = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
+            macs += output[0].numel() * taps
+        elif isinstance(module, nn.Linear):
+            macs += output[0].numel() * module.in_features
+
+    handles = [module.register_forward_hook(hook) for module in network.modules()]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, *shape))
+    for handle in handles:
+        handle.remove()
+    return {"params": sum(parameter.numel() for parameter in network.parameters()), "macs": macs}
+
+
+def test_analytic_cost_is_the_built_networks(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    rows = np.concatenate([space.extremes(), scrambled(space, genes[:6], rng)])
+    costs = space.cost(rows)
+    assert all(values.dtype == np.int64 for values in costs.values())
+    for i, row in enumerate(rows):
+        expected = counted(build(space, row), space.input_shape(row))
+        assert {metric: int(values[i]) for metric, values in costs.items()} == expected
+
+
+# ---------------------------------------------------------------------- graphs
+
+
+def test_graphs_are_connected_and_acyclic(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    graphs = space.graphs(genes)
+    assert graphs.adjacency.shape == (len(genes), *[graphs.operations.shape[1]] * 2)
+    assert not np.tril(graphs.adjacency).any()
+    there = graphs.operations >= 0
+    assert (np.diff(there.astype(int), axis=1) <= 0).all(), "padding is at the end"
+    assert graphs.operations.max() < len(graphs.labels)
+    assert not (graphs.adjacency & ~(there[:, :, None] & there[:, None, :])).any()
+    assert graphs.adjacency.any(axis=1)[:, 1:][there[:, 1:]].all(), "every node but the first is fed"
+    assert (there.sum(axis=1) - graphs.adjacency.any(axis=2).sum(axis=1) == 1).all(), "one node feeds none: the last"
+
+
+def test_graphs_differ_where_networks_do(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    if space.identity == "row":
+        pytest.skip("rows of one function have one graph")
+    graphs = space.graphs(genes)
+    prints = {(a.tobytes(), o.tobytes()) for a, o in zip(graphs.adjacency, graphs.operations, strict=True)}
+    assert len(prints) == len(genes)
+    again = space.graphs(scrambled(space, genes, rng))
+    np.testing.assert_array_equal(again.adjacency, graphs.adjacency)
+    np.testing.assert_array_equal(again.operations, graphs.operations)
+
+
+# ---------------------------------------------------------------------- networks
+
+
+def test_networks_back_propagate(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
+    for row in a_few(space, genes)[[0, 2]]:
+        network = initialise(build(space, row), rng).train()
+        images = torch.from_numpy(rng.standard_normal((4, *space.input_shape(row)), dtype=np.float32))
+        logits = network(images)
+        assert logits.shape[0] == 4
+        assert logits.ndim == 2
+        logits.square().sum().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_building_is_repeatable_and_leaves_the_global_state(space: SearchSpace, genes: Genes) -> None:
+    before = torch.get_rng_state()
+    one, other = build(space, genes[0]).state_dict(), build(space, genes[0]).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def supernet(space: SearchSpace) -> nn.Module:
+    """With noise on every weight and statistic, so that no two slices are equal; double, so that rounding is small."""
+    try:
+        module = space.supernet().double()
+    except Unsupported as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(11)
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                noise = torch.from_numpy(rng.random(value.shape)) - 0.5
+                value.copy_(1 + noise if name.endswith("running_var") else value * (1 + 0.2 * noise) + 0.05 * noise)
+    return module.eval()
+
+
+def test_sub_networks_equal_their_extracts(
+    space: SearchSpace, supernet: Any, genes: Genes, rng: np.random.Generator
+) -> None:
+    outputs = []
+    for row in a_few(space, genes):
+        images = torch.from_numpy(rng.standard_normal((2, *space.input_shape(row))))
+        network = supernet.extract(row)
+        assert not network.training
+        with torch.no_grad():
+            expected = supernet(images, row)
+            torch.testing.assert_close(network(images), expected, rtol=1e-9, atol=1e-9)
+        assert sum(p.numel() for p in network.parameters()) == int(space.cost(row[None])["params"][0])
+        assert network.state_dict().keys() == build(space, row).state_dict().keys()
+        outputs.append(expected.flatten().tolist())
+    assert outputs[0] != outputs[1]
+
+
+def test_extracts_are_copies(space: SearchSpace, supernet: Any, genes: Genes) -> None:
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    network = supernet.extract(genes[0]).train()
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+
+
+def test_super_networks_refuse_rows_outside_the_space(space: SearchSpace, supernet: Any, genes: Genes) -> None:
+    bad = genes[0].copy()
+    bad[0] = 127
+    with pytest.raises(InvalidArchitecture):
+        supernet.extract(bad)
+    with pytest.raises(InvalidArchitecture):
+        supernet(torch.zeros(1, *space.input_shape(genes[0])), bad)
+
+
+# ---------------------------------------------------------------------- plug-ins
+
+
+def test_loading_every_plugin_leaves_torch_absent() -> None:
+    code = (
+        "import sys\n"
+        "from search_spaces.plugins import load, names\n"
+        "for group in ('spaces', 'samplers', 'predictors', 'proxies', 'designers'):\n"
+        "    for name in names(group):\n"
+        "        load(group, name)\n"
+        "        assert 'torch' not in sys.modules, f'{group} {name} imports torch'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_samplers_give_distinct_valid_rows(space: SearchSpace) -> None:
+    for name in names("samplers"):
+        sampler = load("samplers", name)
+        rows = sampler(space, 4, np.random.default_rng(5))
+        assert rows.shape == (4, len(space.choices))
+        assert space.valid(rows).all()
+        np.testing.assert_array_equal(rows, sampler(space, 4, np.random.default_rng(5)))
