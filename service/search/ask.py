@@ -34,6 +34,10 @@ def make_designer(
         cls = load("designers", name)
     except UnknownPlugin as error:
         raise Invalid("designer", str(error), allowed=error.known) from error
+    # Only these could clash with a designer's own parameters; all other names it judges itself.
+    for reserved in ("self", "space", "objectives", "constraints", "predictors"):
+        if reserved in options:
+            raise Invalid(f"options.{reserved}", f"{name} has no such option")
     designer: Designer = cls(space, objectives, constraints, predictors, **options)
     return designer
 

@@ -199,6 +199,13 @@ def test_unknown_designers_and_options_are_refused_by_field():
     assert caught.value.field == "options.popsize"
 
 
+@pytest.mark.parametrize("name", ["self", "space", "objectives", "constraints", "predictors"])
+def test_options_cannot_be_a_designers_own_parameters(name):
+    with pytest.raises(Invalid) as refused:
+        make_designer("random", SPACE, PROBLEM.objectives, (), {}, {name: 1})
+    assert refused.value.field == f"options.{name}"
+
+
 def test_predictions_are_numbers_in_the_units_of_the_metric():
     rng = np.random.default_rng(0)
     genes = SPACE.sample(30, rng)
