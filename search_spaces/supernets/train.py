@@ -2,6 +2,9 @@
 
 Each step trains a few sub-networks on one batch: the first, the largest, learns from the labels; the others learn the
 largest's soft outputs. Gradients add up, then the shared weights take one step of SGD.
+
+On a CPU that other processes share, one thread trains small images many times faster than several that wait for one
+another; the caller sets the number.
 """
 
 from __future__ import annotations

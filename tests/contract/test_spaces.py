@@ -20,6 +20,9 @@ from search_spaces.networks.initialise import initialise
 from search_spaces.plugins import load, names
 from search_spaces.space import Genes, InvalidArchitecture, InvalidSpace, SearchSpace, Unsupported, distinct
 
+# Several threads that wait for one another on a busy machine take many times as long as one.
+torch.set_num_threads(1)
+
 TINY_MOBILENET = {
     "in_channels": 2,
     "classes": 3,

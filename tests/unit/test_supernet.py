@@ -20,6 +20,9 @@ from search_spaces.supernets.images import augment, resize
 from search_spaces.supernets.samplers import sandwich
 from tests.shared import SHARED, needs_shared
 
+# Several threads that wait for one another on a busy machine take many times as long as one.
+torch.set_num_threads(1)
+
 DIGITS = MobileNetV3(**scaled((1, 8, 8), 10))
 FOLDER = SHARED / "reference/ofa_mbv3"
 

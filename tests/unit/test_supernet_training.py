@@ -16,6 +16,9 @@ from search_spaces.supernets.images import resize
 from search_spaces.supernets.samplers import sandwich
 from search_spaces.supernets.train import Diverged, Progress, Recipe, learning_rate, train
 
+# Several threads that wait for one another on a busy machine take many times as long as one.
+torch.set_num_threads(1)
+
 SPACE = MobileNetV3(**(scaled((1, 8, 8), 4) | {"depths": [1, 2]}))
 
 
