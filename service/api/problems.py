@@ -95,7 +95,7 @@ async def _space_error(_: Request, error: Exception) -> Response:
         case InvalidArchitecture():
             return _invalid([FieldProblem(field=error.field or "genes", message=str(error))])
         case InvalidSpace():
-            return _invalid([FieldProblem(field=error.field or "space", message=str(error))])
+            return _invalid([FieldProblem(field=error.field or "space", message=error.message)])
         case UnknownPlugin():
             message = _with_allowed(str(error), error.known)
             return _invalid([FieldProblem(field=error.group.removesuffix("s"), message=message)])

@@ -26,7 +26,7 @@ def _build(plugin: str, options: str, identity: str) -> SearchSpace:
     try:
         space: SearchSpace = cls(**json.loads(options), identity=identity)
     except InvalidSpace as error:
-        raise Invalid(f"options.{error.field}" if error.field else "options", str(error)) from error
+        raise Invalid(f"options.{error.field}" if error.field else "options", error.message) from error
     except TypeError as error:
         raise Invalid("options", f"{plugin} does not take these options: {error}") from error
     return space
