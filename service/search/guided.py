@@ -19,16 +19,13 @@ from service.search.constraints import mutants, taken_rows, total_violation, uns
 from service.search.designer import Designer, FitRequest, Suggestion, Suggestions
 from service.search.options import Option, read
 from service.search.random import draw
-from service.search.surrogate import Estimate, Surrogate, credible_spread, evolve
+from service.search.surrogate import Surrogate, credible_spread, evolve
 from service.search.trust import audit, audited
 
 _POOL = 512
 """Candidates, best first, among which a batch is picked."""
 
-_NEIGHBOURS = 5
-"""Mutants of the measured front among the candidates, as a multiple of the population."""
-
-_LEAST_LABELS = 8
+_LEAST_LABELS = 5
 """Measurements of a constraint's metric before a predictor of it is asked for."""
 
 
@@ -50,8 +47,8 @@ class Guided(Designer):
 
     1. The first ``initial`` architectures are random.
     2. Then every ask has fresh predictors of all objectives that cannot be counted (and of such constraints' metrics).
-       NSGA-II evolves a population over them, from the measured front and random rows; everything it visits competes,
-       and so do mutants of the measured front. The batch is picked one by one by expected hypervolume improvement over the measured front
+       NSGA-II evolves a population over them, from the measured front and random rows, and everything it visits
+       competes. The batch is picked one by one by expected hypervolume improvement over the measured front
        (`acquisition`), weighted with the probability that constraints hold; what was picked before, and what is still
        pending, counts as measured at its prediction, so a batch spreads out.
     3. Predictors are judged by the probes of `service.search.ask` (`trust.audit`). Until they are known to rank better
@@ -137,7 +134,9 @@ class Guided(Designer):
             return []
         limit = credible_spread(scaled(self.objectives, history.objectives[history.complete]))
         surrogate = Surrogate(self.space, self.objectives, self.constraints, self.predictors, limit)
-        genes, estimate = self._candidates(surrogate, history, rng)
+        genes, estimate = evolve(
+            surrogate, self.space, self._seeds(history, rng), self._population, self._generations, self._optimism, rng
+        )
         free = np.flatnonzero(unseen(genes, taken) & (estimate.breach == 0))
         genes, estimate = genes[free], estimate.take(free)
         known = scaled(self.objectives, history.objectives[front(history.objectives, history.feasible)])
@@ -157,16 +156,6 @@ class Guided(Designer):
             known = np.concatenate([known, estimate.mean[best : best + 1]])
             gain = expected_gain(estimate.mean, estimate.std, *boxes(known)) * estimate.feasible
         return items
-
-    def _candidates(self, surrogate: Surrogate, history: History, rng: np.random.Generator) -> tuple[Genes, Estimate]:
-        """What NSGA-II visits, and neighbours of the measured front: predictors are surest close to measurements."""
-        settings = (self._population, self._generations, self._optimism)
-        visited, estimate = evolve(surrogate, self.space, self._seeds(history, rng), *settings, rng)
-        leaders = self._leaders(history, _NEIGHBOURS * self._population, rng)
-        known = {row.tobytes() for row in visited}
-        neighbours = self.space.mutate(leaders, rng, 0.0)
-        neighbours = neighbours[unseen(neighbours, known)]
-        return np.concatenate([visited, neighbours]), Estimate.join([estimate, surrogate(neighbours)])
 
     def _seeds(self, history: History, rng: np.random.Generator) -> Genes:
         """The best half of the first parents are measured ones, the rest are drawn."""
