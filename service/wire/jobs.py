@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from service.core.states import State
-from service.wire.base import Digest, Json, Metrics, Name, Time, Wire
+from service.wire.base import Digest, Json, Name, Time, Wire
 from service.wire.spaces import DatasetOut
 
 
@@ -166,11 +166,3 @@ class ScoreOut(Wire):
 
     jobs: list[int] = Field(description="Ids of the jobs that were queued.")
     reused: int = Field(default=0, description="Architectures that needed none.")
-
-
-class Reported(Wire):
-    """Intermediate metrics of a job, in `JobOut.progress` under `reports`."""
-
-    step: int
-    metrics: Metrics
-    seconds: FiniteFloat = 0.0
