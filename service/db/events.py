@@ -1,42 +1,16 @@
-"""What happened, with gapless numbers in commit order on both databases.
-
-Events wait in the session and get their numbers when everything else of the transaction has been written: the
-counter's row, which all writers share, is locked for the shortest time, and always last, so that no two transactions
-wait for each other.
-"""
+"""What happened, with gapless numbers in commit order on both databases; `service.db.ending` writes it."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.db.ending import emit
 from service.db.paging import checked_id
-from service.db.tables import Counter, Event, Study, now
-from service.wire.base import Json
+from service.db.tables import Counter, Event, Study
 from service.wire.jobs import EventOut
 
-_WAITING = "frontier_events"
-
-
-def emit(
-    s: Session, kind: str, study_id: int | None = None, search_id: int | None = None, body: Json | None = None
-) -> None:
-    """Writes an event with the transaction of this session (`Database.write`)."""
-    waiting: list[dict[str, Any]] = s.info.setdefault(_WAITING, [])
-    waiting.append({"kind": kind, "study_id": study_id, "search_id": search_id, "body": body or {}})
-
-
-def flush(s: Session) -> None:
-    """Numbers and writes what waits: two statements, however many events there are."""
-    waiting: list[dict[str, Any]] = s.info.pop(_WAITING, [])
-    if not waiting:
-        return
-    taken = update(Counter).where(Counter.name == "events").values(value=Counter.value + len(waiting))
-    newest = s.execute(taken.returning(Counter.value), execution_options={"synchronize_session": False}).scalar_one()
-    first, time = newest - len(waiting) + 1, now()
-    s.execute(insert(Event), [{"number": first + i, "created_at": time, **e} for i, e in enumerate(waiting)])
+__all__ = ["after", "emit", "last"]
 
 
 def after(s: Session, number: int, study: str | None = None, limit: int = 100) -> list[EventOut]:

@@ -22,6 +22,7 @@ PRIORITIES: Mapping[JobKind, int] = {
     JobKind.FIT: -20,
     JobKind.PREDICT: -10,
     JobKind.EXPORT: -10,
+    JobKind.IMPORT: -10,
     JobKind.REPLAY: 0,
     JobKind.EVALUATE: 0,
     JobKind.TRAIN_SUPERNET: 0,

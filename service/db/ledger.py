@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid
 from service.core.metrics import Circumstances, Scope, context_digest, metric
+from service.db import ending
 from service.db.attempts import Place, Row, insert
 from service.db.rows import chunks, insert_new
 from service.db.tables import Context, Measurement, StudyMeasurement, now
@@ -115,10 +116,9 @@ def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
 
 
 def link(s: Session, links: Sequence[tuple[int, Sequence[int]]]) -> None:
-    """Lets studies (by id) use measurements (by id); a link that is there stays."""
-    pairs = sorted({(study, measurement) for study, measurements in links for measurement in measurements})
-    for some in chunks(pairs):
-        insert_new(s, StudyMeasurement, [{"study_id": study, "measurement_id": each} for study, each in some])
+    """Lets studies (by id) use measurements (by id) from the commit on; a link that is there stays."""
+    pairs = {(study, measurement) for study, measurements in links for measurement in measurements}
+    ending.link(s, pairs)
 
 
 def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_AGE_S) -> list[dict[str, Known]]:

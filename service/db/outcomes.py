@@ -294,6 +294,7 @@ _SETTLE: Mapping[JobKind, Callable[[Session, Searches, Sequence[Report]], list[V
     JobKind.SCORE: _scored,
     JobKind.REPLAY: _keep,
     JobKind.EXPORT: _keep,
+    JobKind.IMPORT: _keep,
 }
 _ABANDON: Mapping[JobKind, Callable[[Session, Searches, Sequence[Ended]], None]] = {
     JobKind.EVALUATE: _end_trials,
@@ -303,4 +304,5 @@ _ABANDON: Mapping[JobKind, Callable[[Session, Searches, Sequence[Ended]], None]]
     JobKind.SCORE: _nothing,
     JobKind.REPLAY: _nothing,
     JobKind.EXPORT: _nothing,
+    JobKind.IMPORT: _nothing,
 }

@@ -164,7 +164,7 @@ def _export(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int,
 
 
 def _none(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
-    raise Conflict(f"jobs of kind {jobs[0].kind} have no payload in this release")
+    raise Conflict(f"jobs of kind {jobs[0].kind} are not for workers")
 
 
 _PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping[int, Wire]]] = {
@@ -175,6 +175,7 @@ _PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping
     JobKind.SCORE: _score,
     JobKind.REPLAY: _none,
     JobKind.EXPORT: _export,
+    JobKind.IMPORT: _none,
 }
 
 

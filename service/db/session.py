@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 import service
 from service.core.errors import Conflict, Invalid
-from service.db import events
+from service.db import ending
 
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
@@ -74,7 +74,7 @@ class Database:
             yield session
             session.flush()
             # Last: the counter of the events is locked from here to the commit, and everybody wants it.
-            events.flush(session)
+            ending.flush(session)
             session.commit()
 
     def upgrade(self) -> None:

@@ -183,14 +183,20 @@ class Measurement(Base):
 
 
 class StudyMeasurement(Base):
-    """A study links measurements; it does not own them."""
+    """A study links measurements; it does not own them.
+
+    `number` is that of the newest event at the commit, so links are found in commit order: who has read a study up to
+    a number finds the rest behind it.
+    """
 
     __tablename__ = "study_measurements"
+    __table_args__ = (Index(None, "study_id", "number"),)
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(
         ForeignKey("measurements.id", ondelete="CASCADE"), primary_key=True, index=True
     )
+    number: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class Search(Base):
@@ -232,6 +238,7 @@ class Ask(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     seen: Mapped[Obj]
     state_before: Mapped[Obj]
+    took_s: Mapped[float] = mapped_column(default=0.0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -349,6 +356,64 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     leased_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class Confirmation(Base):
+    """Architectures of a search that are measured again, with what they were chosen on.
+
+    `chosen` holds one object per architecture: its id, key and the metrics it was chosen on. `seeds` are fresh ones.
+    """
+
+    __tablename__ = "confirmations"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), index=True)
+    evaluator: Mapped[Obj]
+    metrics: Mapped[list[Any]]
+    seeds: Mapped[list[Any]]
+    chosen: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Key(Base):
+    """Who may call, and what for. Only a hash of the secret is kept."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class BrowserSession(Base):
+    """A key that was traded for a cookie. Only a hash of the cookie is kept."""
+
+    __tablename__ = "sessions"
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[int] = mapped_column(ForeignKey("keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Request(Base):
+    """The answer to a POST with an ``Idempotency-Key``, written with what the POST wrote."""
+
+    __tablename__ = "requests"
+
+    principal: Mapped[str] = mapped_column(String(80), primary_key=True)
+    route: Mapped[str] = mapped_column(String(500), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_hash: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    response: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
 
 
 class Event(Base):

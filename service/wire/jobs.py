@@ -19,6 +19,8 @@ class JobKind(StrEnum):
     SCORE = "score"
     REPLAY = "replay"
     EXPORT = "export"
+    IMPORT = "import"
+    """Done by the server itself: workers never get it."""
 
 
 class Device(Wire):

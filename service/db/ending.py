@@ -1,0 +1,59 @@
+"""What is written last in a transaction, in commit order on both databases: events, and links of measurements.
+
+Both wait in the session and get their numbers when everything else has been written: the counter's row, which all
+writers share, is locked for the shortest time, and always last, so that no two transactions wait for each other.
+(Sequences would not do: their numbers become visible out of order.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import insert, update
+from sqlalchemy.orm import Session
+
+from service.db.rows import chunks, insert_new
+from service.db.tables import Counter, Event, StudyMeasurement, now
+from service.wire.base import Json
+
+_EVENTS = "frontier_events"
+_LINKS = "frontier_links"
+
+
+def emit(
+    s: Session, kind: str, study_id: int | None = None, search_id: int | None = None, body: Json | None = None
+) -> None:
+    """Writes an event with the transaction of this session (`Database.write`)."""
+    waiting: list[dict[str, Any]] = s.info.setdefault(_EVENTS, [])
+    waiting.append({"kind": kind, "study_id": study_id, "search_id": search_id, "body": body or {}})
+
+
+def link(s: Session, pairs: Iterable[tuple[int, int]]) -> None:
+    """Links measurements to studies, as (study id, measurement id), with the transaction of this session."""
+    waiting: set[tuple[int, int]] = s.info.setdefault(_LINKS, set())
+    waiting.update(pairs)
+
+
+def flush(s: Session) -> None:
+    """Numbers and writes what waits: one statement for each kind, however much there is."""
+    happened: list[dict[str, Any]] = s.info.pop(_EVENTS, [])
+    links: set[tuple[int, int]] = s.info.pop(_LINKS, set())
+    if not happened and not links:
+        return
+    if not happened:
+        # Links need a number that no commit before had.
+        happened = [
+            {"kind": "measurements.linked", "study_id": study, "search_id": None, "body": {}}
+            for study in sorted({study for study, _ in links})
+        ]
+    taken = len(happened)
+    statement = update(Counter).where(Counter.name == "events").values(value=Counter.value + taken)
+    newest = s.execute(
+        statement.returning(Counter.value), execution_options={"synchronize_session": False}
+    ).scalar_one()
+    first, time = newest - taken + 1, now()
+    s.execute(insert(Event), [{"number": first + i, "created_at": time, **each} for i, each in enumerate(happened)])
+    for some in chunks(sorted(links)):
+        rows = [{"study_id": study, "measurement_id": each, "number": newest} for study, each in some]
+        insert_new(s, StudyMeasurement, rows)
