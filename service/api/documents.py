@@ -12,12 +12,14 @@ from service.api.problems import MEDIA_TYPE
 from service.wire.base import Problem
 from service.wire.jobs import EventOut
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _MEANINGS: Mapping[int, str] = {
     400: "The body cannot be read.",
     403: "The request comes from elsewhere: another machine, host name or web site.",
     404: "There is no such thing; `errors` names its kind.",
-    409: "It clashes with what is stored, or the lease is held by somebody else now (`urn:frontier:stale`).",
+    409: "It clashes with what is stored, the lease is held by somebody else now (`urn:frontier:stale`), or "
+    "the same request is being answered at this moment (`urn:frontier:still-running`).",
     413: "The body is larger than the server takes.",
     422: "The request is wrong; `errors` names each field and what would be right.",
     500: "The server failed. The log has more under the request id.",
@@ -145,6 +147,8 @@ def _document_problems(operation: dict[str, Any]) -> None:
         statuses.update(_WITH_BODY)
     if "requestBody" in operation or "parameters" in operation:
         statuses.add(422)
+        if any(parameter["name"] == IDEMPOTENCY_KEY for parameter in operation.get("parameters", [])):
+            statuses.add(409)
     elif "422" in responses:
         statuses.remove(422)
         del responses["422"]

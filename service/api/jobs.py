@@ -22,8 +22,9 @@ from service.api.deps import (
     StudyFilter,
 )
 from service.api.documents import problems
+from service.api.transactions import Write, transaction
 from service.core import states
-from service.db import queue
+from service.db import queue, requests
 from service.wire.base import Page
 from service.wire.jobs import (
     CompleteBatch,
@@ -88,10 +89,14 @@ async def _take(services: Services, body: LeaseIn) -> list[Lease]:
 
 
 async def take_back(services: Services) -> None:
-    """Returns leases that ran out to the queue, for as long as the application runs. Several processes may do so."""
+    """Returns leases that ran out to the queue, and forgets old answers, for as long as the application runs.
+
+    Several processes may do so.
+    """
 
     def expire() -> int:
         with services.database.write() as session:
+            requests.forget(session)
             return queue.expire(session)
 
     while not services.feed.closing:
@@ -139,13 +144,13 @@ def fail_job(job: Id, body: FailIn, db: Db) -> Completed:
 
 
 @router.post("/jobs/{job}:cancel", responses=problems(404, 409))
-def cancel_job(job: Id, db: Db) -> JobOut:
+@transaction
+def cancel_job(job: Id, s: Write) -> JobOut:
     """Cancel a job.
 
     A worker that has it hears of it with its next heartbeat.
     """
-    with db.write() as session:
-        return queue.cancel(session, job)
+    return queue.cancel(s, job)
 
 
 @router.get("/jobs", responses=problems(404))

@@ -7,6 +7,7 @@ raised                              status  `Problem.type`
 `InvalidSpace`, `UnknownPlugin` ...  422     ``urn:frontier:invalid``
 `NotFound`                          404     ``urn:frontier:not-found``
 `Stale`                             409     ``urn:frontier:stale``
+`StillRunning`                      409     ``urn:frontier:still-running``, with Retry-After
 `Conflict`                          409     ``urn:frontier:conflict``
 `Unavailable`, no database, full disk  503  ``urn:frontier:unavailable``, with Retry-After
 anything else                       500     ``urn:frontier:internal``, with the request id and nothing else
@@ -30,10 +31,11 @@ from starlette.exceptions import HTTPException
 
 from search_spaces.plugins import UnknownPlugin
 from search_spaces.space import InvalidArchitecture, InvalidSpace, Unsupported
-from service.core.errors import Conflict, FrontierError, Invalid, NotFound, Stale, Unavailable
+from service.core.errors import Conflict, FrontierError, Invalid, NotFound, Stale, StillRunning, Unavailable
 from service.wire.base import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
+STILL_RUNNING = "urn:frontier:still-running"
 RETRY_AFTER_S = 1
 """What a 503 asks for: a locked database is free again within a moment."""
 
@@ -75,6 +77,9 @@ async def _frontier_error(_: Request, error: Exception) -> Response:
         case NotFound():
             missing = FieldProblem(field=error.kind, message=error.message)
             return problem_response(404, error.message, kind="urn:frontier:not-found", errors=[missing])
+        case StillRunning():
+            wait = {"Retry-After": str(RETRY_AFTER_S)}
+            return problem_response(409, error.message, kind=STILL_RUNNING, headers=wait)
         case Stale():
             return problem_response(409, error.message, kind="urn:frontier:stale")
         case Conflict():

@@ -20,6 +20,7 @@ from service.api.deps import (
 )
 from service.api.documents import problems
 from service.api.spaces import NEW
+from service.api.transactions import Write, transaction
 from service.db import predictors, searches, trials
 from service.wire.base import Page
 from service.wire.jobs import JobOut
@@ -31,13 +32,13 @@ Order = Annotated[Literal["oldest", "newest"], Query(description="By number: old
 
 
 @router.post("/studies/{study}/searches", tags=["searches"], status_code=201, responses={**NEW, **problems(404, 409)})
-def create_search(study: NameInPath, body: SearchIn, db: Db, response: Response) -> SearchOut:
+@transaction
+def create_search(study: NameInPath, body: SearchIn, s: Write, response: Response) -> SearchOut:
     """Start a search.
 
     Runs until its budget is spent. With a name, the same body answers the stored search.
     """
-    with db.write() as session:
-        search, new = searches.create(session, study, body)
+    search, new = searches.create(s, study, body)
     created(response, new)
     return search
 
@@ -59,30 +60,30 @@ def get_search(search: Id, db: Db) -> SearchOut:
 
 
 @router.post("/searches/{search}:pause", tags=["searches"], responses=problems(404, 409))
-def pause_search(search: Id, db: Db) -> SearchOut:
+@transaction
+def pause_search(search: Id, s: Write) -> SearchOut:
     """Pause a search.
 
     It asks no more; trials that workers have go on.
     """
-    with db.write() as session:
-        return searches.set_state(session, search, "pause")
+    return searches.set_state(s, search, "pause")
 
 
 @router.post("/searches/{search}:resume", tags=["searches"], responses=problems(404, 409))
-def resume_search(search: Id, db: Db) -> SearchOut:
+@transaction
+def resume_search(search: Id, s: Write) -> SearchOut:
     """Resume a paused search."""
-    with db.write() as session:
-        return searches.set_state(session, search, "resume")
+    return searches.set_state(s, search, "resume")
 
 
 @router.post("/searches/{search}:cancel", tags=["searches"], responses=problems(404, 409))
-def cancel_search(search: Id, db: Db) -> SearchOut:
+@transaction
+def cancel_search(search: Id, s: Write) -> SearchOut:
     """Cancel a search.
 
     Its open trials are cancelled too. This cannot be undone.
     """
-    with db.write() as session:
-        return searches.set_state(session, search, "cancel")
+    return searches.set_state(s, search, "cancel")
 
 
 @router.get("/searches/{search}/trials", tags=["trials"], responses=problems(404))
@@ -132,10 +133,10 @@ def get_predictor(predictor: Id, db: Db) -> PredictorOut:
 
 
 @router.post("/predictors/{predictor}:audit", tags=["predictors"], status_code=202, responses=problems(404, 409))
-def audit_predictor(predictor: Id, body: AuditIn, db: Db) -> JobOut:
+@transaction
+def audit_predictor(predictor: Id, body: AuditIn, s: Write) -> JobOut:
     """Audit a predictor.
 
     Ranks a search's measured architectures that it was not fitted to; the job's result holds the rank correlations.
     """
-    with db.write() as session:
-        return predictors.audit(session, predictor, body)
+    return predictors.audit(s, predictor, body)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 
 from service.api.deps import COMMON, DEFAULT_PAGE, Db, NameInPath, PageSize, PageToken, created
 from service.api.documents import problems
+from service.api.transactions import Write, transaction
 from service.db import spaces, workers
 from service.wire.base import Page
 from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut
@@ -19,13 +20,13 @@ NEW: dict[int | str, dict[str, Any]] = {200: {"description": "It was there alrea
 
 
 @router.post("/spaces", tags=["spaces"], status_code=201, responses={**NEW, **problems(409)})
-def create_space(body: SpaceIn, db: Db, response: Response) -> SpaceOut:
+@transaction
+def create_space(body: SpaceIn, s: Write, response: Response) -> SpaceOut:
     """Create a search space.
 
     Names a plug-in with options. The same body under the same name answers the stored space.
     """
-    with db.write() as session:
-        space, new = spaces.create(session, body)
+    space, new = spaces.create(s, body)
     created(response, new)
     return space
 

@@ -18,6 +18,7 @@ from service.api.deps import (
 )
 from service.api.documents import problems
 from service.api.spaces import NEW
+from service.api.transactions import Write, transaction
 from service.db import exports, front, proxies, studies
 from service.wire.base import MetricName, Page
 from service.wire.jobs import JobOut, ScoreOut
@@ -39,13 +40,13 @@ Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The architectur
 
 
 @router.post("/studies", status_code=201, responses={**NEW, **problems(404, 409)})
-def create_study(body: StudyIn, db: Db, response: Response) -> StudyOut:
+@transaction
+def create_study(body: StudyIn, s: Write, response: Response) -> StudyOut:
     """Create a study.
 
     Fixes space, task and objectives. The same body under the same name answers the stored study.
     """
-    with db.write() as session:
-        study, new = studies.create(session, body)
+    study, new = studies.create(s, body)
     created(response, new)
     return study
 
@@ -82,14 +83,14 @@ def get_front(
 
 
 @router.post("/studies/{study}/front:test", status_code=202, responses=problems(404, 409))
-def test_front(study: NameInPath, db: Db) -> list[JobOut]:
+@transaction
+def test_front(study: NameInPath, s: Write) -> list[JobOut]:
     """Measure the front on the test split.
 
     Queues one job for each architecture of the front that has no test values yet. They are no trials, and no search
     sees them.
     """
-    with db.write() as session:
-        return exports.test_front(session, study)
+    return exports.test_front(s, study)
 
 
 @router.get("/studies/{study}/hypervolume", responses=problems(404))
@@ -133,17 +134,17 @@ def get_architecture(study: NameInPath, key: Key, db: Db) -> ArchitectureOut:
 
 
 @router.post("/studies/{study}/architectures/{key}:export", status_code=202, responses=problems(404, 409))
-def export_architecture(study: NameInPath, key: Key, body: ExportIn, db: Db) -> JobOut:
+@transaction
+def export_architecture(study: NameInPath, key: Key, body: ExportIn, s: Write) -> JobOut:
     """Export an architecture's trained network.
 
     The job's result names the files as artifacts, and how far their outputs are from the super-network's.
     """
-    with db.write() as session:
-        return exports.export(session, study, key, body)
+    return exports.export(s, study, key, body)
 
 
 @router.post("/studies/{study}/proxies:score", status_code=202, responses=problems(404, 409))
-def score_proxies(study: NameInPath, body: ScoreIn, db: Db) -> ScoreOut:
+@transaction
+def score_proxies(study: NameInPath, body: ScoreIn, s: Write) -> ScoreOut:
     """Score untrained architectures by zero-cost proxies."""
-    with db.write() as session:
-        return proxies.score(session, study, body)
+    return proxies.score(s, study, body)

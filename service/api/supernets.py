@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from service.api.deps import COMMON, DEFAULT_PAGE, Db, NameInPath, PageSize, PageToken, created
 from service.api.documents import problems
 from service.api.spaces import NEW
+from service.api.transactions import Write, transaction
 from service.db import supernets
 from service.wire.base import Page
 from service.wire.jobs import JobOut
@@ -16,13 +17,13 @@ router = APIRouter(prefix="/v1", tags=["super-networks"], dependencies=COMMON)
 
 
 @router.post("/supernets", status_code=201, responses={**NEW, **problems(404, 409)})
-def create_supernet(body: SupernetIn, db: Db, response: Response) -> SupernetOut:
+@transaction
+def create_supernet(body: SupernetIn, s: Write, response: Response) -> SupernetOut:
     """Create a super-network.
 
     It is not trained yet. The same body under the same name answers the stored one.
     """
-    with db.write() as session:
-        supernet, new = supernets.create(session, body)
+    supernet, new = supernets.create(s, body)
     created(response, new)
     return supernet
 
@@ -42,10 +43,10 @@ def get_supernet(supernet: NameInPath, db: Db) -> SupernetOut:
 
 
 @router.post("/supernets/{supernet}:train", status_code=202, responses=problems(404, 409))
-def train_supernet(supernet: NameInPath, db: Db) -> JobOut:
+@transaction
+def train_supernet(supernet: NameInPath, s: Write) -> JobOut:
     """Train a super-network.
 
     Answers the job that trains it; while it is training, or once it is trained, that is the job there was.
     """
-    with db.write() as session:
-        return supernets.train(session, supernet)
+    return supernets.train(s, supernet)

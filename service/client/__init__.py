@@ -19,7 +19,8 @@ Errors, as one tree::
     └── ApiError            the server refused: carries status, problem and request id
         ├── NotFound        404
         ├── Conflict        409
-        │   └── Stale       somebody else has a newer lease
+        │   ├── Stale       somebody else has a newer lease
+        │   └── StillRunning  the same request is being answered at this moment, after several tries
         ├── Invalid         422: the problem names each field
         └── Unavailable     503, after several tries
 """
@@ -35,6 +36,7 @@ from service.client.errors import (
     JobFailed,
     NotFound,
     Stale,
+    StillRunning,
     Unavailable,
     UnexpectedAnswer,
     WaitTimeout,
@@ -51,6 +53,7 @@ __all__ = [
     "JobFailed",
     "NotFound",
     "Stale",
+    "StillRunning",
     "Unavailable",
     "UnexpectedAnswer",
     "WaitTimeout",

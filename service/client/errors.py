@@ -64,6 +64,10 @@ class Stale(Conflict):
     """The lease is held by somebody else now."""
 
 
+class StillRunning(Conflict):
+    """The same request is being answered at this moment."""
+
+
 class Invalid(ApiError):
     """The request is wrong."""
 
@@ -73,6 +77,7 @@ class Unavailable(ApiError):
 
 
 _KINDS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 422: Invalid, 503: Unavailable}
+_TYPES: dict[str, type[ApiError]] = {"urn:frontier:stale": Stale, "urn:frontier:still-running": StillRunning}
 
 
 def error_of(response: httpx.Response) -> ApiError:
@@ -84,6 +89,5 @@ def error_of(response: httpx.Response) -> ApiError:
         detail = f"{response.request.method} {response.request.url} answered {response.status_code}"
         problem = Problem(title=response.reason_phrase, status=response.status_code, detail=detail)
     kind = _KINDS.get(response.status_code, ApiError)
-    if problem.type == "urn:frontier:stale":
-        kind = Stale
+    kind = _TYPES.get(problem.type, kind)
     return kind(problem, response.headers.get("x-request-id", ""))

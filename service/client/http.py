@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, cast, final
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from service.client.errors import ConnectionFailed, UnexpectedAnswer, error_of
+from service.client.errors import ConnectionFailed, StillRunning, UnexpectedAnswer, error_of
 
 Answer = TypeVar("Answer")
 Query = Mapping[str, str | int | list[str] | None]
@@ -21,7 +22,6 @@ TRIES = 6
 """How often a request is made at most, by default: with the pauses below this bridges about 5 seconds."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
-_SAFE = frozenset({"GET", "HEAD", "PUT"})
 # Nothing reached the server: any request may be sent again.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _GATEWAY = frozenset({502, 504})
@@ -32,7 +32,8 @@ class Http:
     """One connection pool. Threads may share it.
 
     A request is repeated if that cannot do harm: always when it never reached the server or was answered by 503 (then
-    nothing was written), and after a broken connection only if it is ``repeatable``. GET, HEAD and PUT are.
+    nothing was written), and after a broken connection unless it is a POST that is not ``repeatable``. Every other
+    POST carries an idempotency key, the same in all its tries.
     """
 
     def __init__(
@@ -67,7 +68,13 @@ class Http:
         return self._as(kind, self.send("GET", path, query=query))
 
     def post(
-        self, kind: type[Answer], path: str, body: BaseModel | None = None, *, repeatable: bool, wait_s: float = 0
+        self,
+        kind: type[Answer],
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        repeatable: bool = True,
+        wait_s: float = 0,
     ) -> Answer:
         """A POST; the answer as ``kind``. ``wait_s``: how much longer than others it may take."""
         return self._as(kind, self.send("POST", path, body, repeatable=repeatable, wait_s=wait_s))
@@ -79,12 +86,14 @@ class Http:
         body: BaseModel | None = None,
         *,
         query: Query | None = None,
-        repeatable: bool = False,
+        repeatable: bool = True,
         wait_s: float = 0,
     ) -> httpx.Response:
         """The answer, below status 400; errors of the tree otherwise."""
         content = None if body is None else body.model_dump_json(exclude_unset=True).encode()
         headers = {} if content is None else {"Content-Type": "application/json"}
+        if method == "POST" and repeatable:
+            headers["Idempotency-Key"] = str(uuid.uuid4())
 
         def attempt() -> httpx.Response:
             return self._client.request(
@@ -96,7 +105,7 @@ class Http:
                 timeout=httpx.Timeout(self._timeout, read=self._timeout + wait_s),
             )
 
-        return self.repeat(attempt, repeatable=repeatable or method in _SAFE)
+        return self.repeat(attempt, repeatable=repeatable)
 
     def repeat(self, attempt: Any, *, repeatable: bool) -> httpx.Response:
         """The answer of ``attempt``, a function that sends a request, made again where the rule above allows it."""
@@ -111,8 +120,9 @@ class Http:
                 if response.status_code < 400:
                     return response
                 passing = response.status_code == 503 or (repeatable and response.status_code in _GATEWAY)
-                if number == self.tries or not passing:
-                    raise error_of(response)
+                error = error_of(response)
+                if number == self.tries or not (passing or isinstance(error, StillRunning)):
+                    raise error
                 pause = max(pause, _retry_after(response))
             time.sleep(pause)
         raise AssertionError("unreachable: the last try returns or raises")

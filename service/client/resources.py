@@ -56,7 +56,7 @@ class Spaces:
 
     def create(self, body: SpaceIn) -> SpaceOut:
         """Creates a space, or returns the one that has this name and body."""
-        return self._http.post(SpaceOut, "/v1/spaces", body, repeatable=True)
+        return self._http.post(SpaceOut, "/v1/spaces", body)
 
     def get(self, name: str) -> SpaceOut:
         """One space."""
@@ -96,7 +96,7 @@ class Supernets:
 
     def create(self, body: SupernetIn) -> SupernetOut:
         """Creates a super-network, or returns the one that has this name and body. `train` trains it."""
-        return self._http.post(SupernetOut, "/v1/supernets", body, repeatable=True)
+        return self._http.post(SupernetOut, "/v1/supernets", body)
 
     def get(self, name: str) -> SupernetOut:
         """One super-network."""
@@ -112,7 +112,7 @@ class Supernets:
 
     def train(self, name: str) -> JobOut:
         """Trains it; the job can be waited for by `Client.jobs.wait`. A second call returns the same job."""
-        return self._http.post(JobOut, f"/v1/supernets/{part(name)}:train", repeatable=True)
+        return self._http.post(JobOut, f"/v1/supernets/{part(name)}:train")
 
 
 @final
@@ -124,7 +124,7 @@ class Studies:
 
     def create(self, body: StudyIn) -> StudyOut:
         """Creates a study, or returns the one that has this name and body."""
-        return self._http.post(StudyOut, "/v1/studies", body, repeatable=True)
+        return self._http.post(StudyOut, "/v1/studies", body)
 
     def get(self, name: str) -> StudyOut:
         """One study."""
@@ -145,7 +145,7 @@ class Studies:
 
     def test_front(self, name: str) -> builtins.list[JobOut]:
         """Measures the front on the test split; one job per architecture that has no test values yet."""
-        return self._http.post(builtins.list[JobOut], f"{_study(name)}/front:test", repeatable=True)
+        return self._http.post(builtins.list[JobOut], f"{_study(name)}/front:test")
 
     def hypervolume(self, name: str) -> builtins.list[HypervolumeCurve]:
         """How the hypervolume of each search grew."""
@@ -163,11 +163,11 @@ class Studies:
     def export(self, name: str, key: str, body: ExportIn | None = None) -> JobOut:
         """Writes an architecture's trained network to files; the job's result is an `ExportResult`."""
         path = f"{_study(name)}/architectures/{part(key)}:export"
-        return self._http.post(JobOut, path, body or ExportIn(), repeatable=False)
+        return self._http.post(JobOut, path, body or ExportIn())
 
     def score(self, name: str, body: ScoreIn) -> ScoreOut:
         """Scores untrained architectures by zero-cost proxies."""
-        return self._http.post(ScoreOut, f"{_study(name)}/proxies:score", body, repeatable=False)
+        return self._http.post(ScoreOut, f"{_study(name)}/proxies:score", body)
 
     def measurements_page(self, name: str, size: int = PAGE, token: str | None = None) -> Page[MeasurementOut]:
         """One page of measurements."""
@@ -202,7 +202,7 @@ class Searches:
     def create(self, study: str, body: SearchIn) -> SearchOut:
         """Starts a search. With a name, returns the one that has this name and body."""
         path = f"/v1/studies/{part(study)}/searches"
-        return self._http.post(SearchOut, path, body, repeatable=body.name is not None)
+        return self._http.post(SearchOut, path, body)
 
     def get(self, search: int) -> SearchOut:
         """One search, by its id."""
@@ -219,15 +219,15 @@ class Searches:
 
     def pause(self, search: int) -> SearchOut:
         """Lets it ask no more until it is resumed."""
-        return self._http.post(SearchOut, f"/v1/searches/{search}:pause", repeatable=True)
+        return self._http.post(SearchOut, f"/v1/searches/{search}:pause")
 
     def resume(self, search: int) -> SearchOut:
         """Lets it ask again."""
-        return self._http.post(SearchOut, f"/v1/searches/{search}:resume", repeatable=True)
+        return self._http.post(SearchOut, f"/v1/searches/{search}:resume")
 
     def cancel(self, search: int) -> SearchOut:
         """Ends it for good."""
-        return self._http.post(SearchOut, f"/v1/searches/{search}:cancel", repeatable=True)
+        return self._http.post(SearchOut, f"/v1/searches/{search}:cancel")
 
     def wait(self, search: int, on_progress: Callable[[SearchOut], None] | None = None) -> SearchOut:
         """Waits until a search ends, whatever its end, and returns it; a paused one is waited for."""
@@ -287,4 +287,4 @@ class Predictors:
 
     def audit(self, predictor: int, body: AuditIn) -> JobOut:
         """Ranks a search's architectures by it; the job's result holds a `RankAudit` under ``audit``."""
-        return self._http.post(JobOut, f"/v1/predictors/{predictor}:audit", body, repeatable=False)
+        return self._http.post(JobOut, f"/v1/predictors/{predictor}:audit", body)

@@ -101,7 +101,7 @@ class Jobs:
 
     def cancel(self, job: int) -> JobOut:
         """Cancels a job; a worker that has it hears of it with its next heartbeat."""
-        return self._http.post(JobOut, f"/v1/jobs/{job}:cancel", repeatable=True)
+        return self._http.post(JobOut, f"/v1/jobs/{job}:cancel")
 
     # ------------------------------------------------------------------ for workers
 
@@ -113,15 +113,15 @@ class Jobs:
 
     def heartbeat(self, job: int, body: HeartbeatIn) -> HeartbeatOut:
         """Extends a lease. Raises `Stale` if it is lost."""
-        return self._http.post(HeartbeatOut, f"/v1/jobs/{job}:heartbeat", body, repeatable=True)
+        return self._http.post(HeartbeatOut, f"/v1/jobs/{job}:heartbeat", body)
 
     def complete(self, body: CompleteBatch) -> CompletedBatch:
         """Reports results. Safe to repeat: the token says which lease a result belongs to."""
-        return self._http.post(CompletedBatch, "/v1/jobs:complete", body, repeatable=True)
+        return self._http.post(CompletedBatch, "/v1/jobs:complete", body)
 
     def fail(self, job: int, body: FailIn) -> Completed:
         """Ends a job without a result, or hands it back. Raises `Stale` if the lease is lost."""
-        return self._http.post(Completed, f"/v1/jobs/{job}:fail", body, repeatable=True)
+        return self._http.post(Completed, f"/v1/jobs/{job}:fail", body)
 
 
 @final
@@ -133,7 +133,7 @@ class Workers:
 
     def announce(self, body: WorkerIn) -> WorkerOut:
         """Tells the server what a worker can do. A second announcement replaces the first."""
-        return self._http.post(WorkerOut, "/v1/workers", body, repeatable=True)
+        return self._http.post(WorkerOut, "/v1/workers", body)
 
     def get(self, name: str) -> WorkerOut:
         """One worker."""

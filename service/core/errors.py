@@ -6,6 +6,7 @@
     ├── Invalid          the request is wrong: carries the field and what would be right
     ├── NotFound         there is no such thing: carries its kind and name
     ├── Conflict         it clashes with what is stored (another body under the same name, wrong state)
+    ├── StillRunning     the same request is being answered at this moment
     ├── Stale            the lease was lost: another holder has a newer token
     ├── Unavailable      something that is needed is not there now; trying again later can help
     ├── Fault            a plug-in broke its contract: the fault of its author, never of the request
@@ -32,6 +33,7 @@ __all__ = [
     "NotFound",
     "OutOfMemory",
     "Stale",
+    "StillRunning",
     "Stop",
     "Unavailable",
 ]
@@ -65,6 +67,13 @@ class NotFound(FrontierError):
 
 class Conflict(FrontierError):
     """The request clashes with what is stored."""
+
+
+class StillRunning(FrontierError):
+    """A request with this idempotency key is being answered at this moment: wait, and ask again."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the first request with idempotency key {key!r} is still being answered")
 
 
 class Stale(FrontierError):
