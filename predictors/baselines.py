@@ -20,7 +20,7 @@ import numpy as np
 from predictors import container
 from predictors.bootstrap import Values
 from predictors.predictor import Architectures, NotFitted, Prediction, Predictor, check_targets
-from search_spaces.space import FloatArray
+from search_spaces.space import FloatArray, Unsupported
 
 LEAST_LABELS = 3
 
@@ -47,7 +47,8 @@ class CostLine(Predictor, ABC):
     """A line in the log of one analytic cost of the rows as given. Final classes only name the cost.
 
     Needs 3 labels, of one group; features are ignored and replicates are plain rows. Constant labels, or equal costs,
-    give a constant. The standard deviations are those of a least-squares line with the same residuals.
+    give a constant. The standard deviations are those of a least-squares line with the same residuals. `Unsupported` (a
+    ValueError) where the space does not count the cost.
     """
 
     cost: ClassVar[Literal["params", "macs"]]
@@ -108,7 +109,10 @@ class CostLine(Predictor, ABC):
 
     @final
     def _log_cost(self, architectures: Architectures) -> Values:
-        return np.log1p(architectures.space.cost(architectures.genes)[self.cost].astype(np.float64))
+        space = architectures.space
+        if self.cost not in space.counted:
+            raise Unsupported(f"space {space.name!r} counts no {self.cost}: use a family that does not need them")
+        return np.log1p(space.cost(architectures.genes)[self.cost].astype(np.float64))
 
     @final
     def _require(self) -> _Line:

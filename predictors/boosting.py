@@ -1,7 +1,7 @@
 """Gradient boosting: a ridge line with regression trees on what it leaves, in an ensemble of eight.
 
-*Encoding*: one-hot and ordinal choices, log parameters and log MACs of the space, and the features given; these
-measures as normal scores.
+*Encoding*: one-hot and ordinal choices, log parameters and log MACs where the space counts them, and the features
+given; these measures as normal scores.
 *Target*: normal scores of the labels, since telling good networks apart matters more than how bad the bad are.
 *Members*: each of eight leaves out a quarter of the architectures. Its line is a ridge regression; its trees
 (XGBoost) are fitted to the line's leave-one-out residuals, so that a line that passes through its own rows does not
@@ -87,9 +87,10 @@ class Boosting(Predictor):
         if labels.min() == labels.max():
             self._fitted = columns, fit_constant(float(labels[0]), rows.shape[1])
         else:
+            measures = len(given.space.counted & set(_COSTS)) + sum(widths.values())
             # One thread: sums have one order on every machine, and busy cores do not make BLAS wait for itself.
             with threadpool_limits(limits=1, user_api="blas"):
-                self._fitted = columns, fit_ensemble(rows, len(_COSTS) + sum(widths.values()), labels, row_of, rng)
+                self._fitted = columns, fit_ensemble(rows, measures, labels, row_of, rng)
         return self
 
     def predict(self, architectures: Architectures) -> Prediction:
@@ -149,7 +150,7 @@ def _encode(architectures: Architectures, columns: _Columns) -> Matrix:
     genes = architectures.genes if columns.as_built else space.canonical(architectures.genes)
     cost = space.cost(genes)
     parts: list[FloatArray] = [one_hot(space, genes), ordinal(space, genes)]
-    parts += [np.log1p(cost[name])[:, None] for name in _COSTS]
+    parts += [np.log1p(cost[name])[:, None] for name in _COSTS if name in cost]
     for name, width in columns.features.items():
         values = architectures.features[name]
         if values.shape[1] != width:

@@ -3,8 +3,10 @@
 Importing this package, or any space, does not import torch; only modules below ``networks`` and ``supernets`` do.
 """
 
+from search_spaces.declared import Declared
 from search_spaces.encoding import one_hot, one_hot_names, ordinal, ordinal_names
 from search_spaces.mobilenetv3 import MobileNetV3, scaled
+from search_spaces.nasbench201 import NasBench201
 from search_spaces.plugins import UnknownPlugin, load, names
 from search_spaces.space import (
     Choice,
@@ -19,11 +21,13 @@ from search_spaces.space import (
 
 __all__ = [
     "Choice",
+    "Declared",
     "Genes",
     "Graphs",
     "InvalidArchitecture",
     "InvalidSpace",
     "MobileNetV3",
+    "NasBench201",
     "SearchSpace",
     "UnknownPlugin",
     "Unsupported",

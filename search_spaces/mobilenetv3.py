@@ -10,6 +10,8 @@ differ only where they read padding (a map smaller than half the kernel); they d
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, final
 
@@ -138,21 +140,40 @@ class MobileNetV3(SearchSpace):
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         # Uniform over architectures: a depth is as likely as the number of networks it has.
         genes = self._draw_rows(count, rng)
-        rows, left = self._by_stage(genes), self._by_stage(self._allowed.sum(axis=1)[None])[0]
-        all_of_them = self._by_stage(self._sizes[None])[0]
-        beyond = np.arange(self._deepest) >= self._depths[:, None]
-        for stage in range(self._stages):
-            inside = (left[stage, 1::2] * left[stage, 2::2]).astype(np.float64)
-            # Under identity="row" the choices beyond the depth tell rows apart, and no restriction binds them.
-            outside = (all_of_them[stage, 1::2] * all_of_them[stage, 2::2]).astype(np.float64)
-            weight = np.where(beyond, outside if self.identity == "row" else 1.0, inside).prod(axis=1)
-            weight = weight * self._allowed[1 + stage * rows.shape[2], : len(weight)]
+        rows = self._by_stage(genes)
+        for stage, ways in enumerate(self._ways()):
+            weight = np.array(ways, dtype=np.float64)
             edges = np.cumsum(weight / weight.sum())[:-1]
             rows[:, stage, 0] = np.searchsorted(edges, rng.random(count), side="right")
         if self.identity == "row":
             free = (rng.random(genes.shape) * self._sizes).astype(np.int8)
             genes = np.where(self.active(genes), genes, free).astype(np.int8)
         return genes
+
+    @property
+    def cardinality(self) -> int:
+        """Resolutions times the settings of each stage, summed over its depths: rows under identity="row"."""
+        return int(self._allowed[0].sum()) * math.prod(map(sum, self._ways()))
+
+    def _ways(self) -> list[list[int]]:
+        """For each stage and each of its depths, how many architectures (or rows, under identity="row") have it."""
+        left, everything = self._allowed.sum(axis=1).tolist(), self._sizes.tolist()
+        result = []
+        for first in range(1, len(self.choices), 1 + 2 * self._deepest):
+            kernels = range(first + 1, first + 1 + 2 * self._deepest, 2)
+            inside = [left[kernel] * left[kernel + 1] for kernel in kernels]
+            # Under identity="row" the choices beyond the depth tell rows apart, and no restriction binds them.
+            outside = [everything[kernel] * everything[kernel + 1] for kernel in kernels]
+            free = outside if self.identity == "row" else [1] * self._deepest
+            depths = zip(self._depths.tolist(), self._allowed[first].tolist(), strict=False)
+            result.append([keep * math.prod(inside[:depth] + free[depth:]) for depth, keep in depths])
+        return result
+
+    def _write(self, genes: Genes) -> list[str]:
+        raise self.no_notation()
+
+    def _parse(self, text: str) -> Sequence[int]:
+        raise self.no_notation()
 
     def extremes(self) -> Genes:
         """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""

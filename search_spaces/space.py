@@ -44,8 +44,14 @@ Option: TypeAlias = str | int | float
 Identity: TypeAlias = Literal["function", "row"]
 
 MAX_OPTIONS = 127
+COSTS = frozenset({"params", "macs"})
+"""What can be counted without building a network."""
+
 KEY_VERSION = 1
 """Raised whenever canonical rows or their bytes change: keys of two versions never meet."""
+
+_LISTED = 50
+"""Names and options in one message."""
 
 _ROUNDS = 64
 """Bound of every rejection loop: a space that yields too little returns fewer rows instead of spinning."""
@@ -112,6 +118,8 @@ class SearchSpace(ABC):
     identity: Identity
     uniform: bool
     """Whether `sample` is uniform over architectures (canonical rows); if not, it is uniform over rows."""
+    counted: frozenset[str]
+    """The names of the costs that `cost` gives: params and macs, or none where nothing is known of the networks."""
 
     def __init__(
         self,
@@ -121,12 +129,14 @@ class SearchSpace(ABC):
         *,
         identity: Identity = "function",
         uniform: bool,
+        counted: frozenset[str] = COSTS,
     ) -> None:
         self.name = name
         self.choices = tuple(choices)
         self.options = dict(options)
         self.identity = identity
         self.uniform = uniform
+        self.counted = counted
         if identity not in ("function", "row"):
             raise InvalidSpace(f"is {identity!r}, must be 'function' or 'row'", "identity")
         names = [choice.name for choice in self.choices]
@@ -147,10 +157,16 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def cost(self, genes: Genes) -> dict[str, IntArray]:
-        """``params`` and ``macs``, (n,) each, of the network as built from these very rows, counted analytically.
+        """The `counted` costs, (n,) each, of the network as built from these very rows, counted analytically.
 
-        MACs are multiply–accumulate operations of convolutions and linear layers for one input.
+        ``params`` are weights and biases; ``macs`` are multiply–accumulate operations of convolutions and linear layers
+        for one input.
         """
+
+    @property
+    @abstractmethod
+    def cardinality(self) -> int | None:
+        """How many architectures (canonical rows) the restriction leaves, exactly; None where it is not known."""
 
     @abstractmethod
     def graphs(self, genes: Genes) -> Graphs:
@@ -158,7 +174,10 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def extremes(self) -> Genes:
-        """(2, d): the network with the fewest and the one with the most MACs, restrictions respected."""
+        """(2, d) canonical rows: the network with the fewest and the one with the most MACs, restrictions respected.
+
+        Two valid rows that lie far apart where MACs are not `counted`.
+        """
 
     @abstractmethod
     def input_shape(self, row: Genes) -> tuple[int, ...]:
@@ -188,6 +207,14 @@ class SearchSpace(ABC):
     def _feasible(self, genes: Genes) -> Bools:
         """(n,): rows, all options in range, that can be built."""
 
+    @abstractmethod
+    def _write(self, genes: Genes) -> list[str]:
+        """Each row in the notation of the field. Raises `Unsupported` where there is none; `no_notation` says so."""
+
+    @abstractmethod
+    def _parse(self, text: str) -> Sequence[int]:
+        """The genes of one such text. Raises `InvalidArchitecture` as if it were row 0, or `Unsupported`."""
+
     # ------------------------------------------------------------------ what follows
 
     @property
@@ -212,7 +239,10 @@ class SearchSpace(ABC):
 
     @final
     def valid(self, genes: Genes) -> Bools:
-        """(n,): rows of this space, restrictions included (an inactive choice is never restricted)."""
+        """(n,): rows of this space, restrictions included.
+
+        A restriction binds the canonical row, which is the one that is built; an inactive choice is never restricted.
+        """
         genes = self._batch(genes)
         # As unsigned bytes, negative genes are too large as well.
         inside = (genes.view(np.uint8) < self._sizes.astype(np.uint8)).all(axis=1)
@@ -221,8 +251,7 @@ class SearchSpace(ABC):
         if len(rows):
             result[inside] = self._feasible(rows)
             if self._restricted:
-                permitted = self._allowed[np.arange(len(self.choices)), rows] | ~self.active(rows)
-                result[inside] &= permitted.all(axis=1)
+                result[inside] &= ~self._masked(rows).any(axis=1)
         return result
 
     @final
@@ -241,7 +270,7 @@ class SearchSpace(ABC):
             choice = self.choices[column]
             raise InvalidArchitecture(
                 f"gene {int(array[row, column])} is out of range, allowed are 0 to {len(choice.options) - 1} "
-                f"for {list(choice.options)}",
+                f"for {_few(choice.options)}",
                 row=row,
                 field=choice.name,
             )
@@ -249,12 +278,12 @@ class SearchSpace(ABC):
         bad = ~self.valid(checked)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            masked = ~self._allowed[np.arange(width), checked[row]] & self.active(checked[row : row + 1])[0]
+            masked = self._masked(checked[row : row + 1])[0]
             if masked.any():
                 column = int(np.flatnonzero(masked)[0])
                 choice = self.choices[column]
                 left = [o for o, keep in zip(choice.options, self._allowed[column], strict=False) if keep]
-                raise InvalidArchitecture(f"option is restricted, allowed are {left}", row=row, field=choice.name)
+                raise InvalidArchitecture(f"option is restricted, allowed are {_few(left)}", row=row, field=choice.name)
             raise InvalidArchitecture("cannot be built in this space", row=row, field="")
         return checked
 
@@ -277,9 +306,10 @@ class SearchSpace(ABC):
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """At most ``count`` distinct valid canonical rows: fewer when the space is (nearly) exhausted."""
         found = np.empty((0, len(self.choices)), dtype=np.int8)
+        everything = self.cardinality
         for attempt in range(_ROUNDS):
             missing = count - len(found)
-            if missing <= 0:
+            if missing <= 0 or len(found) == everything:
                 break
             # A large space yields nearly all at once; a small one needs many draws for its last rows.
             drawn = self._draw(max(missing * min(1 + attempt, 2), 16 << min(attempt, 6)), rng)
@@ -292,7 +322,8 @@ class SearchSpace(ABC):
         """Each row with every choice redrawn with probability ``rate`` (default 1/d), at least one active choice.
 
         A redrawn choice gets another allowed option, and choices that become active are drawn at random. Rows whose
-        mutants stay outside the space after a bounded number of tries come back unchanged. The result is canonical.
+        mutants stay outside the space, or the same architecture, after a bounded number of tries come back unchanged.
+        The result is canonical.
         """
         genes = self._batch(genes)
         result = self.canonical(genes)
@@ -311,8 +342,10 @@ class SearchSpace(ABC):
             forced = weight.argmax(axis=1)
             hit[np.arange(len(parents)), forced] |= movable.any(axis=1)
             children = np.where(hit, self._other_options(parents, rng), parents).astype(np.int8)
-            good = self.valid(children)
-            result[todo[good]] = self.canonical(children[good])
+            mutants = self.canonical(children)
+            moved = (mutants != result[todo]).any(axis=1) | ~movable.any(axis=1)
+            good = moved & self.valid(children)
+            result[todo[good]] = mutants[good]
             todo = todo[~good]
         return result
 
@@ -350,11 +383,11 @@ class SearchSpace(ABC):
         columns = {choice.name: column for column, choice in enumerate(self.choices)}
         for name, kept in rules.items():
             if name not in columns:
-                raise InvalidSpace(f"no such choice, choices are {list(columns)}", name)
+                raise InvalidSpace(f"no such choice, choices are {_few(columns)}", name)
             column, options = columns[name], self.choices[columns[name]].options
             unknown = [option for option in kept if option not in options]
             if unknown:
-                raise InvalidSpace(f"no such option {unknown}, options are {list(options)}", name)
+                raise InvalidSpace(f"no such option {unknown}, options are {_few(options)}", name)
             allowed[column, : len(options)] &= np.array([option in kept for option in options])
             if not allowed[column].any():
                 raise InvalidSpace("the rules leave no option", name)
@@ -373,26 +406,33 @@ class SearchSpace(ABC):
         ]
 
     @final
-    def from_configs(self, configs: Sequence[Mapping[str, Any]]) -> Genes:
+    def from_configs(self, configs: Sequence[Mapping[str, Any] | str]) -> Genes:
         """The inverse of `to_configs`; choices left out are option 0 and must be inactive.
 
-        Raises `InvalidArchitecture` with the row and the field: unknown choice, unknown option, missing choice.
+        A text is read as `from_notation` reads it. Raises `InvalidArchitecture` with the row and the field: unknown
+        choice, unknown option, missing choice, text where the space has no notation.
         """
         genes = np.zeros((len(configs), len(self.choices)), dtype=np.int8)
         given = np.zeros(genes.shape, dtype=bool)
         columns = {choice.name: column for column, choice in enumerate(self.choices)}
         indices = [{option: i for i, option in enumerate(choice.options)} for choice in self.choices]
         for row, config in enumerate(configs):
+            if isinstance(config, str):
+                try:
+                    genes[row], given[row] = self._read(config, row), True
+                except Unsupported as error:
+                    raise InvalidArchitecture(str(error), row=row, field="config") from None
+                continue
             if not isinstance(config, Mapping):
                 raise InvalidArchitecture("a config is an object of choices", row=row, field="config")
             for name, option in config.items():
                 column = columns.get(name)
                 if column is None:
-                    raise InvalidArchitecture(f"no such choice, choices are {list(columns)}", row=row, field=str(name))
+                    raise InvalidArchitecture(f"no such choice, choices are {_few(columns)}", row=row, field=str(name))
                 known = isinstance(option, str | int | float) and not isinstance(option, bool)
                 index = indices[column].get(option) if known else None
                 if index is None:
-                    allowed = list(self.choices[column].options)
+                    allowed = _few(self.choices[column].options)
                     raise InvalidArchitecture(f"no such option {option!r}, options are {allowed}", row=row, field=name)
                 genes[row, column] = index
                 given[row, column] = True
@@ -400,8 +440,19 @@ class SearchSpace(ABC):
         if missing.any():
             row, column = (int(i) for i in np.argwhere(missing)[0])
             choice = self.choices[column]
-            raise InvalidArchitecture(f"is missing, options are {list(choice.options)}", row=row, field=choice.name)
+            raise InvalidArchitecture(f"is missing, options are {_few(choice.options)}", row=row, field=choice.name)
         return self.check(genes)
+
+    @final
+    def notation(self, genes: Genes) -> list[str]:
+        """Each row as the field writes it, as given, canonical or not. Raises `Unsupported` where there is no such."""
+        return self._write(self._batch(genes))
+
+    @final
+    def from_notation(self, texts: Sequence[str]) -> Genes:
+        """The inverse of `notation`. Raises `InvalidArchitecture` with the row, `Unsupported` as `notation` does."""
+        rows = [self._read(text, row) for row, text in enumerate(texts)]
+        return self.check(np.array(rows, dtype=np.int8).reshape(len(rows), len(self.choices)))
 
     # ------------------------------------------------------------------ for implementers
 
@@ -432,11 +483,38 @@ class SearchSpace(ABC):
         return np.asarray(order[np.arange(len(self.choices)), ranks])
 
     @final
+    def no_notation(self) -> Unsupported:
+        """What `_write` and `_parse` raise where the field has no notation."""
+        return Unsupported(f"{self.name} has no notation: give a config, an object of choices and their options")
+
+    @final
+    def _read(self, text: Any, row: int) -> Sequence[int]:
+        """The genes of one text; refusals name ``row``."""
+        if not isinstance(text, str):
+            raise InvalidArchitecture(f"must be text, got {text!r}", row=row, field="notation")
+        try:
+            return self._parse(text)
+        except InvalidArchitecture as error:
+            raise InvalidArchitecture(error.message, row=row, field=error.field) from None
+
+    @final
+    def _masked(self, genes: Genes) -> Bools:
+        """(n, d): active choices of the canonical rows whose option the restriction has taken away."""
+        rows = self.canonical(genes)
+        return ~self._allowed[np.arange(len(self.choices)), rows] & self.active(rows)
+
+    @final
     def _batch(self, genes: Genes) -> Genes:
         array = np.asarray(genes, dtype=np.int8)
         if array.ndim != 2 or array.shape[1] != len(self.choices):
             raise ValueError(f"{self.name}: genes must be (n, {len(self.choices)}), got {array.shape}")
         return array
+
+
+def _few(values: Iterable[Any]) -> str:
+    """A list for a message, cut short where it is long."""
+    listed = list(values)
+    return str(listed) if len(listed) <= _LISTED else f"{listed[:_LISTED]} and {len(listed) - _LISTED} more"
 
 
 def distinct(genes: Genes) -> Genes:

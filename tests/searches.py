@@ -62,6 +62,16 @@ class Toy(SearchSpace):
     def supernet(self) -> Any:
         raise Unsupported("no super-network here")
 
+    @property
+    def cardinality(self) -> None:
+        return None
+
+    def _write(self, genes: Genes) -> list[str]:
+        raise self.no_notation()
+
+    def _parse(self, text: str) -> Sequence[int]:
+        raise self.no_notation()
+
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         return self._draw_rows(count, rng)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table
+from search_spaces.space import Unsupported
+from service.cli.common import AsJson, Url, body, connect, out, parse_json, show_fields, show_json, show_table
+from service.core.errors import Invalid
 from service.core.spaces import build_space
 from service.wire.spaces import SpaceIn
 
 app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+
+HEADINGS = {"macs": "MACs", "params": "parameters"}
 
 Name = Annotated[str, typer.Argument(help="Name of the space.")]
 
@@ -39,13 +45,17 @@ def show(name: Name, url: Url = None, as_json: AsJson = False) -> None:
         show_json(space)
         return
     show_fields(space, as_json=False, without=frozenset({"choices"}))
+    # Counted here: the number is too large for JSON readers. A plug-in of the server's may be absent here.
+    with suppress(Invalid):
+        known = build_space(space.plugin, space.options, space.identity).cardinality
+        out.print(f"[bold]architectures[/bold] {'not known' if known is None else f'{known:,}'}", highlight=False)
     show_table(["choice", "options"], ((c.name, ", ".join(map(str, c.options))) for c in space.choices))
 
 
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="Name for the space.")],
-    plugin: Annotated[str, typer.Option(help="Plug-in, for example mobilenetv3.")],
+    plugin: Annotated[str, typer.Option(help="Plug-in: mobilenetv3, nasbench201, declared, or one of your own.")],
     options: Annotated[str, typer.Option(help="Its options: a JSON object, or @FILE.")] = "{}",
     identity: Annotated[
         str, typer.Option(help="When two rows are the same architecture: function or row.")
@@ -67,21 +77,22 @@ def sample(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw architectures at random, with their costs."""
+    """Draw architectures at random, with their costs and their notation where the space has them."""
     with connect(url) as client:
         stored = client.spaces.get(name)
     space = build_space(stored.plugin, stored.options, stored.identity)
     genes = space.sample(count, np.random.default_rng(seed))
-    cost = space.cost(genes)
-    drawn = [
-        {"key": key, "config": config, "genes": row, **{metric: int(values[i]) for metric, values in cost.items()}}
-        for i, (key, config, row) in enumerate(
-            zip(space.keys(genes), space.to_configs(genes), genes.tolist(), strict=True)
-        )
-    ]
+    columns: dict[str, Sequence[Any]] = {"key": space.keys(genes)}
+    columns |= {name: values.tolist() for name, values in sorted(space.cost(genes).items())}
+    with suppress(Unsupported):
+        columns["notation"] = space.notation(genes)
+    columns["config"] = space.to_configs(genes)
+    columns["genes"] = genes.tolist()
+    drawn = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if as_json:
         show_json(drawn)
         return
-    show_table(
-        ["key", "MACs", "parameters", "config"], ((d["key"], d["macs"], d["params"], d["config"]) for d in drawn)
-    )
+    # The notation says all that the config does.
+    hidden = {"genes", "config"} if "notation" in columns else {"genes"}
+    shown = [name for name in columns if name not in hidden]
+    show_table([HEADINGS.get(name, name) for name in shown], ([row[name] for name in shown] for row in drawn))

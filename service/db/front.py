@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from predictors.ranking import concordance, kendall_tau
-from search_spaces.space import Genes, SearchSpace
+from search_spaces.space import Genes, SearchSpace, Unsupported
 from service.core import pareto
 from service.core.errors import NotFound
 from service.core.metrics import Scope, metric
@@ -274,23 +274,26 @@ def _audit(space: SearchSpace, name: str, genes: Genes, means: Values, measured:
     # Counting predicts that the larger network is the better one.
     sign = -1.0 if metric(name).direction is Direction.MINIMISE else 1.0
     costs = space.cost(genes)
-    baselines = {each: kendall_tau(sign * costs[each], measured, rng, n_boot=1).value for each in ANALYTIC}
+    baselines = {each: kendall_tau(sign * costs[each], measured, rng, n_boot=1).value for each in sorted(costs)}
     return RankAudit(
         kendall_tau=_finite(tau.value),
         ci_low=_finite(tau.low),
         ci_high=_finite(tau.high),
-        macs_tau=_finite(baselines["macs"]),
-        params_tau=_finite(baselines["params"]),
+        macs_tau=_finite(baselines.get("macs")),
+        params_tau=_finite(baselines.get("params")),
         n=len(measured),
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _graph(space: SearchSpace, genes: Genes) -> Json:
-    graph = space.graphs(genes)
+    try:
+        graph = space.graphs(genes)
+    except Unsupported:
+        return {"nodes": [], "edges": []}
     kinds = graph.operations[0]
     kept = np.flatnonzero(kinds >= 0)
     place = {int(node): index for index, node in enumerate(kept)}

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from search_spaces.plugins import names as plugin_names
 from search_spaces.space import Genes, InvalidArchitecture, SearchSpace, distinct
-from service.core.errors import Invalid
+from service.core.errors import Conflict, Invalid
 from service.core.metrics import Circumstances, Scope, metric
 from service.core.objectives import ANALYTIC
-from service.db import architectures, jobs, ledger, spaces, studies
+from service.db import architectures, jobs, ledger, spaces, studies, workers
 from service.db.rows import chunks
 from service.db.tables import Job, Study
 from service.wire.jobs import JobKind, ScoreOut
@@ -39,8 +39,16 @@ def score(s: Session, study_name: str, body: ScoreIn) -> ScoreOut:
             raise Invalid(f"proxies.{index}", f"no proxy named {name!r}", allowed=allowed)
     space = spaces.load(spaces.row(s, study.space_id))
     genes = _genes(space, body)
+    if not workers.is_announced(s, study.task["digest"]):
+        raise Conflict(
+            f"no worker has announced {study.task['dataset']!r}, the data set of study {study.name!r}: proxies are "
+            "scored on its images"
+        )
     ids = architectures.ensure(s, space, genes)
     circumstances = circumstances_of(study, body.seed)
+    for index, name in enumerate(body.proxies):
+        if name in ANALYTIC and name not in space.counted:
+            raise Invalid(f"proxies.{index}", f"the study's space counts no {name!r}")
     measured = tuple(dict.fromkeys(name for name in body.proxies if metric(name).scope is not Scope.ANALYTIC))
     counted = {name: space.cost(genes)[name].tolist() for name in body.proxies if name in ANALYTIC}
     if counted:

@@ -11,7 +11,7 @@ import numpy as np
 from predictors.predictor import Architectures, Predictor
 from predictors.ranking import kendall_tau
 from search_spaces.plugins import UnknownPlugin, load
-from search_spaces.space import FloatArray, Genes, SearchSpace
+from search_spaces.space import FloatArray, Genes, SearchSpace, Unsupported
 from service.core.errors import Invalid
 from service.evaluation.architectures import rows_of, space_of
 from service.evaluation.options import parse
@@ -39,6 +39,8 @@ def fit(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | Non
         raise Invalid("options", f"{asked.family} does not take these: {error}") from error
     try:
         made.fit([architectures], [targets], np.random.default_rng(asked.seed))
+    except Unsupported as error:
+        raise Invalid("family", str(error)) from error
     except ValueError as error:
         raise Invalid("targets", str(error)) from error
     data = made.dump()
@@ -80,7 +82,8 @@ def predict(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes |
 def audit(
     space: SearchSpace, genes: Genes, predicted: FloatArray, measured: FloatArray, rng: np.random.Generator
 ) -> RankAudit:
-    """Tau-b of the predictions with its 95 % bootstrap interval, beside the taus of MACs and of parameters.
+    """Tau-b of the predictions with its 95 % bootstrap interval, beside the taus of MACs and of parameters where the
+    space counts them.
 
     The baselines are fitted to the very values they are compared with, which decides their sign alone: their taus
     are the best that MACs and parameters could do here, a bar that is too high rather than too low.
@@ -88,19 +91,21 @@ def audit(
     tau = kendall_tau(predicted, measured, rng, level=AUDIT_LEVEL)
     # A baseline that may choose its sign has the absolute value of its tau.
     costs = space.cost(genes)
-    baselines = {name: abs(kendall_tau(costs[name], measured, rng, n_boot=1).value) for name in BASELINES}
+    baselines = {
+        name: abs(kendall_tau(costs[name], measured, rng, n_boot=1).value) for name in BASELINES if name in costs
+    }
     return RankAudit(
         kendall_tau=_or_none(tau.value),
         ci_low=_or_none(tau.low),
         ci_high=_or_none(tau.high),
-        macs_tau=_or_none(baselines["macs"]),
-        params_tau=_or_none(baselines["params"]),
+        macs_tau=_or_none(baselines.get("macs")),
+        params_tau=_or_none(baselines.get("params")),
         n=len(measured),
     )
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _family(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Constraints that need no measurement, and rows that keep to them.
 
-MACs and parameters are counted from the genes alone, so a designer never suggests an architecture that breaks a bound
-on them. Every loop here is bounded: a space with too little left gives fewer rows.
+Where a space counts MACs and parameters from the genes alone, a designer never suggests an architecture that breaks a
+bound on them. Every loop here is bounded: a space with too little left gives fewer rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from search_spaces.space import Bools, Genes, SearchSpace, distinct
 from service.core.history import History
-from service.core.objectives import ANALYTIC, Constraint, Values, excess
+from service.core.objectives import Constraint, Values, excess
 
 _ROUNDS = 12
 _WALKERS = 32
@@ -24,7 +24,7 @@ _RATES = (0.0, 0.0, 0.0, None, None, 0.25, 0.5, 0.5)
 
 def breach(space: SearchSpace, constraints: Sequence[Constraint], genes: Genes) -> Values:
     """(n,): by how much each row breaks the computable constraints, relative to their bounds, summed; 0 is within."""
-    computable = [constraint for constraint in constraints if constraint.metric in ANALYTIC]
+    computable = [constraint for constraint in constraints if constraint.metric in space.counted]
     if not computable or not len(genes):
         return np.zeros(len(genes))
     cost = space.cost(genes)
@@ -40,7 +40,7 @@ def total_violation(constraints: Sequence[Constraint], broken: Values) -> Values
 
 
 def satisfies(space: SearchSpace, constraints: Sequence[Constraint], genes: Genes) -> Bools:
-    """(n,): rows within every constraint on MACs and parameters; constraints on other metrics are not judged."""
+    """(n,): rows within every constraint on what the space counts; constraints on other metrics are not judged."""
     within: Bools = breach(space, constraints, genes) == 0
     return within
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from predictors.predictor import Architectures, Prediction, Predictor
 from search_spaces.space import Genes, IntArray, SearchSpace, distinct
-from service.core.objectives import ANALYTIC, Constraint, Direction, Objective, Values, scale_bounds
+from service.core.objectives import Constraint, Direction, Objective, Values, scale_bounds
 from service.core.pareto import crowding, ranks
 from service.search.constraints import breach
 
@@ -48,7 +48,7 @@ class Estimate:
 
 @final
 class Surrogate:
-    """Estimates objectives: MACs and parameters by counting, the others by ``predictors``, one per metric.
+    """Estimates objectives: what the space counts by counting, the others by ``predictors``, one per metric.
 
     ``limit`` (m,), scaled, bounds the standard deviation of each objective: `credible_spread`.
     """
@@ -76,7 +76,7 @@ class Surrogate:
         std = np.zeros(mean.shape)
         for column, objective in enumerate(self._objectives):
             sign = 1.0 if objective.direction is Direction.MINIMISE else -1.0
-            if objective.metric in ANALYTIC:
+            if objective.metric in cost:
                 mean[:, column] = sign * cost[objective.metric]
             else:
                 mean[:, column] = sign * predictions[objective.metric].mean

@@ -1,0 +1,291 @@
+"""NAS-Bench-201's cells (Dong & Yang, ICLR 2020): 15,625 of them, in a fixed chain of three stages.
+
+A cell has four nodes and an operation on each of the six edges between them; a node is the sum of what its edges
+bring. The first node is the cell's input, the last one its output.
+
+Equivalences united under ``identity="function"``, 5,260 classes: two cells are the same if they compute the same for
+all weights, once the weights of the convolutions that matter are matched one to one. That is what is left when
+
+- operations that read nothing but zeros, or that lead nowhere, are dropped,
+- skips are contracted (a sum of sums is one sum),
+- the inner nodes are given other names.
+
+It is sound for the networks that `NasBench201.build` makes. Multiplicities are kept, since x + x is not x, and a
+convolution that is used twice is not two convolutions. Not united: average pooling of a sum with the sum of average
+pools, which would leave 5,044.
+
+A class is built, counted and timed as its row of fewest MACs, among those of fewest poolings, among those the first in
+the order of genes. Nothing in it is dead. Published tables measured all rows as they are, dead operations included:
+``identity="row"`` is for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING, Any, NoReturn, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces import options as check
+from search_spaces.space import (
+    Bools,
+    Choice,
+    Genes,
+    Graphs,
+    Identity,
+    IntArray,
+    InvalidArchitecture,
+    InvalidSpace,
+    SearchSpace,
+    Unsupported,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""(from, to) of each choice, in the order of the published string."""
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
+STAGES = 3
+
+_CELLS: Genes = np.array(list(product(range(5), repeat=6)), dtype=np.int8)
+"""(15625, 6): all rows, in the order of their genes."""
+_PLACES = 5 ** np.arange(5, -1, -1, dtype=np.int32)
+_TEXT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
+_PATTERN = re.compile(re.escape(_TEXT).replace(r"\{\}", r"(\w+)"))
+
+
+@final
+class NasBench201(SearchSpace):
+    """Choices ``e01 e02 e12 e03 e13 e23``, the operation on the edge from one node to another.
+
+    The equivalences of ``identity="function"`` are those of the module: 5,260 classes, found soundly.
+
+    Options, all JSON; the defaults are the published networks for CIFAR-10:
+
+    - ``in_channels``, ``classes``: of the data set. ``resolution``: side of the images in pixels, a multiple of 4.
+    - ``channels``: of the first stage; each stage doubles them and halves the resolution.
+    - ``cells``: in each stage.
+
+    Raises `InvalidSpace` that names the option.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity = "function",
+        classes: int = 10,
+        in_channels: int = 3,
+        resolution: int = 32,
+        channels: int = 16,
+        cells: int = 5,
+        **unknown: Any,
+    ) -> None:
+        options = {
+            "classes": check.integer("classes", classes, most=100_000),
+            "in_channels": check.integer("in_channels", in_channels),
+            "resolution": check.integer("resolution", resolution, least=4),
+            "channels": check.integer("channels", channels, most=1024),
+            "cells": check.integer("cells", cells, most=32),
+        }
+        for field in unknown:
+            raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
+        if resolution % 4:
+            raise InvalidSpace(f"must be a multiple of 4, since it is halved twice; got {resolution}", "resolution")
+        choices = [Choice(f"e{start}{end}", OPERATIONS) for start, end in EDGES]
+        super().__init__("nasbench201", choices, options, identity=identity, uniform=True)
+        self._fixed, self._per_conv = _costs(**options)
+
+    # ------------------------------------------------------------------ rows
+
+    def active(self, genes: Genes) -> Bools:
+        """(n, 6), all True: any edge may come to matter when another one changes."""
+        return np.ones(self._batch(genes).shape, dtype=bool)
+
+    def _merge(self, genes: Genes) -> Genes:
+        return np.asarray(_CELLS[_representatives()[genes @ _PLACES]])
+
+    def _feasible(self, genes: Genes) -> Bools:
+        return np.ones(len(genes), dtype=bool)
+
+    def _left(self) -> Genes:
+        """(k, 6): all canonical rows within the restriction, in the order of their genes."""
+        rows = _CELLS if self.identity == "row" else _CELLS[_representatives() == np.arange(len(_CELLS))]
+        return rows[self._allowed[np.arange(len(EDGES)), rows].all(axis=1)]
+
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        rows = self._left()
+        return rows[rng.integers(len(rows), size=count)] if len(rows) else rows
+
+    @property
+    def cardinality(self) -> int:
+        """5,260 under identity="function", 15,625 under "row"; fewer when restricted."""
+        return len(self._left())
+
+    def extremes(self) -> Genes:
+        """(2, 6); of the cheapest rows the first whose output depends on its input. Raises `InvalidSpace` if no row is
+        left."""
+        rows = self._left()
+        if not len(rows):
+            raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
+        macs = self.cost(rows)["macs"]
+        smallest = np.lexsort((~_live(rows).any(axis=1), macs))[0]
+        return rows[[smallest, int(macs.argmax())]]
+
+    def _write(self, genes: Genes) -> list[str]:
+        return [_TEXT.format(*(OPERATIONS[gene] for gene in row)) for row in genes.tolist()]
+
+    def _parse(self, text: str) -> list[int]:
+        found = _PATTERN.fullmatch(text.strip())
+        if found is None:
+            form = _TEXT.format(*["OP"] * 6)
+            raise InvalidArchitecture(f"must read {form}, is {text[:200]!r}", row=0, field="notation")
+        for choice, name in zip(self.choices, found.groups(), strict=True):
+            if name not in OPERATIONS:
+                message = f"no such operation {name!r}, operations are {list(OPERATIONS)}"
+                raise InvalidArchitecture(message, row=0, field=choice.name)
+        return [OPERATIONS.index(name) for name in found.groups()]
+
+    # ------------------------------------------------------------------ what it costs, and how it is built
+
+    def cost(self, genes: Genes) -> dict[str, IntArray]:
+        """``params`` and ``macs`` (of convolutions and the classifier), (n,) each, dead operations included."""
+        genes = self._batch(genes)
+        counts = np.stack([(genes == kind).sum(axis=1) for kind in (CONV_1X1, CONV_3X3)], axis=1, dtype=np.int64)
+        params, macs = (counts @ self._per_conv + self._fixed).T
+        return {"params": params, "macs": macs}
+
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        self.check(np.asarray(row)[None])
+        return (self.options["in_channels"], self.options["resolution"], self.options["resolution"])
+
+    def build(self, row: Genes) -> nn.Module:
+        """The network of one row, with the same weights each time; `initialise` draws others."""
+        from search_spaces.networks.initialise import initialise
+        from search_spaces.networks.nasbench201 import Network
+
+        operations = [OPERATIONS[gene] for gene in self.check(np.asarray(row)[None])[0]]
+        sizes = {name: self.options[name] for name in ("in_channels", "classes", "channels", "cells")}
+        network = Network(operations, device="meta", **sizes).to_empty(device="cpu")
+        return initialise(network, np.random.default_rng(0))
+
+    def supernet(self) -> NoReturn:
+        """Raises `Unsupported`."""
+        raise Unsupported("nasbench201 has no super-network: train its cells alone, or import the published table")
+
+    # ------------------------------------------------------------------ as graphs
+
+    def graphs(self, genes: Genes) -> Graphs:
+        """Nodes ``input``, the operations that matter, ``output``; what feeds an operation's node of the cell feeds it.
+
+        Operations that are cut off from the input or the output are left out; a cell that is all cut off has a single
+        ``none``.
+        """
+        genes = self._batch(genes)
+        labels = ("input", *OPERATIONS, "output")
+        n, last = len(genes), len(EDGES) + 1
+        live = _live(genes)
+        live[~live.any(axis=1), EDGES.index((0, 3))] = True
+        present = np.ones((n, last + 1), dtype=bool)
+        present[:, 1:last] = live
+        operations = np.zeros((n, last + 1), dtype=np.int16)
+        operations[:, 1:last] = np.where(_live(genes), genes, NONE) + 1
+        operations[:, last] = len(labels) - 1
+        # Position 1 + e is edge e; a position feeds another if it ends at the node where the other begins.
+        starts = np.array([-1, *(start for start, _ in EDGES), STAGES])
+        ends = np.array([0, *(end for _, end in EDGES), -2])
+        feeds = ends[:, None] == starts[None, :]
+        order = np.argsort(~present, axis=1, kind="stable")[:, : int(present.sum(axis=1).max(initial=0))]
+        adjacency = feeds & present[:, :, None] & present[:, None, :]
+        adjacency = np.take_along_axis(adjacency, order[:, :, None], axis=1)
+        adjacency = np.take_along_axis(adjacency, order[:, None, :], axis=2)
+        operations = np.take_along_axis(np.where(present, operations, np.int16(-1)), order, axis=1)
+        return Graphs(adjacency, operations, labels)
+
+
+# ---------------------------------------------------------------------- what a cell computes
+
+
+def _live(genes: Genes) -> Bools:
+    """(n, 6): operations whose output depends on the cell's input and reaches its output."""
+    there = genes != NONE
+    fed = [np.ones(len(genes), dtype=bool), *(np.zeros(len(genes), dtype=bool) for _ in range(3))]
+    for edge, (start, end) in enumerate(EDGES):
+        fed[end] = fed[end] | (there[:, edge] & fed[start])
+    used = [*(np.zeros(len(genes), dtype=bool) for _ in range(3)), np.ones(len(genes), dtype=bool)]
+    for edge, (start, end) in reversed(list(enumerate(EDGES))):
+        used[start] = used[start] | (there[:, edge] & used[end])
+    columns = [there[:, edge] & fed[start] & used[end] for edge, (start, end) in enumerate(EDGES)]
+    return np.stack(columns, axis=1)
+
+
+@cache
+def _representatives() -> NDArray[np.int32]:
+    """(15625,): for each row of `_CELLS` the row that stands for its class."""
+    effort = (_CELLS == CONV_1X1).sum(axis=1) + 9 * (_CELLS == CONV_3X3).sum(axis=1)
+    rows = _CELLS.tolist()
+    first: dict[tuple[str, ...], int] = {}
+    result = np.empty(len(_CELLS), dtype=np.int32)
+    for index in np.lexsort((np.arange(len(_CELLS)), (_CELLS == POOL).sum(axis=1), effort)).tolist():
+        result[index] = first.setdefault(_function(rows[index]), index)
+    return result
+
+
+def _function(row: Sequence[int]) -> tuple[str, ...]:
+    """The terms of the sum that a cell computes, sorted: equal for two cells if and only if they are one class.
+
+    Only the second node is read by more than one edge, so only the convolution on the edge towards it can come up
+    twice; it is called by another name if it does. All others come up once, whatever their name.
+    """
+    shared = _output(*row, first="shared")
+    return shared if "+".join(shared).count("shared") > 1 else _output(*row, first="conv")
+
+
+def _output(e01: int, e02: int, e12: int, e03: int, e13: int, e23: int, *, first: str) -> tuple[str, ...]:
+    inputs = ("x",)
+    one, two = _inner(e01, e02, e12, first)
+    return tuple(sorted([*_terms(e03, inputs), *_terms(e13, one), *_terms(e23, two)]))
+
+
+@cache
+def _inner(e01: int, e02: int, e12: int, first: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The terms of the two inner nodes."""
+    inputs = ("x",)
+    one = _terms(e01, inputs, first)
+    return one, tuple(sorted([*_terms(e02, inputs), *_terms(e12, one)]))
+
+
+def _terms(operation: int, summands: tuple[str, ...], conv: str = "conv") -> tuple[str, ...]:
+    """What an operation makes of a sum: nothing of an empty one."""
+    if operation == NONE or not summands:
+        return ()
+    if operation == SKIP:
+        return summands
+    name = "pool" if operation == POOL else f"{conv}{operation}"
+    return (f"{name}({'+'.join(summands)})",)
+
+
+def _costs(classes: int, in_channels: int, resolution: int, channels: int, cells: int) -> tuple[IntArray, IntArray]:
+    """(params, macs), (2,), of everything but the cells; and (2, 2), of a 1×1 and a 3×3 convolution on one edge."""
+    params = 9 * in_channels * channels + 2 * channels
+    macs = 9 * in_channels * channels * resolution**2
+    per_conv = np.zeros((2, 2), dtype=np.int64)
+    for stage in range(STAGES):
+        width, pixels = channels << stage, (resolution >> stage) ** 2
+        for kind, taps in enumerate((1, 9)):
+            weights = taps * width**2
+            per_conv[kind] += (cells * (weights + 2 * width), cells * weights * pixels)
+        if stage:
+            # A residual block: two 3×3 convolutions, and a 1×1 convolution of the halved input.
+            weights = 9 * (width // 2) * width + 9 * width**2 + (width // 2) * width
+            params += weights + 4 * width
+            macs += weights * pixels
+    width = channels << (STAGES - 1)
+    params += 2 * width + width * classes + classes
+    return np.array([params, macs + width * classes], dtype=np.int64), per_conv
