@@ -46,6 +46,7 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        stop_watching = services.metrics.watch(db.engine)
         reader = asyncio.create_task(services.feed.run())
         upkeep = asyncio.create_task(take_back(services))
         try:
@@ -56,6 +57,7 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
             upkeep.cancel()
             with suppress(asyncio.CancelledError):
                 await upkeep
+            stop_watching()
             if database is None:
                 db.dispose()
 

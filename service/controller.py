@@ -59,6 +59,7 @@ class Controller:
         self._poll_s = poll_s
         self._loaded = lru_cache(maxsize=64)(lambda family, digest: _load(store, family, digest))
         self._seen = -1
+        self._due_since: dict[int, float] = {}
         self._looked_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -115,7 +116,9 @@ class Controller:
         with self._database.read() as s:
             progress = searches.progress(s, search_id)
         if progress.state != SearchState.RUNNING or not _is_due(progress):
+            self._due_since.pop(search_id, None)
             return False
+        self._due_since.setdefault(search_id, time.monotonic())
         with self._database.write() as s:
             held = searches.claim(s, search_id, self._name, self._lease_s)
         if held is None:
@@ -161,10 +164,10 @@ class Controller:
             "predictors": {metric: digest for metric, (_, digest) in versions.items()},
         }
         ids = {metric: version for metric, (version, _) in versions.items()}
+        wanted = list(found.study.metrics)
+        took_s = time.monotonic() - self._due_since.pop(held.search_id)
         with self._database.write() as s:
-            searches.record_ask(
-                s, held, progress.asks, suggestions, predictions, ids, seen, wanted=list(found.study.metrics)
-            )
+            searches.record_ask(s, held, progress.asks, suggestions, predictions, ids, seen, wanted, took_s)
         _log.info("asked", search=held.search_id, ask=progress.asks, trials=len(suggestions.items))
         return True
 

@@ -80,9 +80,11 @@ def upgrade() -> None:
     op.add_column("study_measurements", sa.Column("number", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index(op.f("ix_study_measurements_study_id_number"), "study_measurements", ["study_id", "number"])
     op.add_column("asks", sa.Column("took_s", sa.Double(), server_default="0", nullable=False))
+    op.execute("INSERT INTO counters (name, value) VALUES ('lease_expiries', 0)")
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM counters WHERE name = 'lease_expiries'")
     with op.batch_alter_table("asks") as batch:
         batch.drop_column("took_s")
     op.drop_index(op.f("ix_study_measurements_study_id_number"), "study_measurements")

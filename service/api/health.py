@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.deps import Db, State
 from service.api.metrics import CONTENT_TYPE
 from service.api.problems import unavailable
-from service.db import queue, searches
 from service.db.session import Database
 from service.wire.base import FieldProblem, Wire
 
@@ -58,7 +57,7 @@ def readiness(services: State) -> Readiness | Response:
 def metrics(services: State, db: Db) -> Response:
     """Metrics in Prometheus' text format."""
     with db.read() as session:
-        text = services.metrics.text(queue.counts(session), searches.counts(session))
+        text = services.metrics.text(session)
     return Response(text, media_type=CONTENT_TYPE)
 
 

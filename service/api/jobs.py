@@ -94,14 +94,14 @@ async def take_back(services: Services) -> None:
     Several processes may do so.
     """
 
-    def expire() -> int:
+    def expire() -> None:
         with services.database.write() as session:
             requests.forget(session)
-            return queue.expire(session)
+            queue.expire(session)
 
     while not services.feed.closing:
         try:
-            services.metrics.expired(await to_thread.run_sync(expire, limiter=services.leasing))
+            await to_thread.run_sync(expire, limiter=services.leasing)
         except Exception as error:
             log.warning("lease_expiry_failed", error=str(error))
         await asyncio.sleep(min(services.settings.lease_s / 4, LONGEST_EXPIRY_S))
@@ -115,14 +115,16 @@ async def _wait(called: asyncio.Event, seconds: float) -> None:
 
 
 @router.post("/jobs:complete", responses=problems(404))
-def complete_jobs(body: CompleteBatch, db: Db) -> CompletedBatch:
+def complete_jobs(body: CompleteBatch, services: State) -> CompletedBatch:
     """Report results.
 
     Repeatable: a result that was accepted is accepted again. A stale token never changes the job; its measurements are
     kept as replicates.
     """
-    with db.write() as session:
-        return queue.complete(session, body)
+    with services.database.write() as session:
+        answer = queue.complete(session, body)
+    services.metrics.busy(body.worker, sum(each.seconds for each in body.results))
+    return answer
 
 
 @router.post("/jobs/{job}:heartbeat", responses=problems(404, 409))

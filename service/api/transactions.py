@@ -140,7 +140,7 @@ def transaction(handler: Callable[..., Any]) -> Callable[..., Any]:
     returned = get_type_hints(handler, include_extras=True)["return"]
     answering.__signature__ = inspect.Signature(own + extra, return_annotation=returned)  # type: ignore[attr-defined]
     # FastAPI reads the signature of what a wrapper wraps.
-    del answering.__wrapped__  # type: ignore[attr-defined]
+    del answering.__wrapped__
     return answering
 
 

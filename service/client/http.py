@@ -120,9 +120,9 @@ class Http:
                 if response.status_code < 400:
                     return response
                 passing = response.status_code == 503 or (repeatable and response.status_code in _GATEWAY)
-                error = error_of(response)
-                if number == self.tries or not (passing or isinstance(error, StillRunning)):
-                    raise error
+                refused = error_of(response)
+                if number == self.tries or not (passing or isinstance(refused, StillRunning)):
+                    raise refused
                 pause = max(pause, _retry_after(response))
             time.sleep(pause)
         raise AssertionError("unreachable: the last try returns or raises")
