@@ -24,7 +24,7 @@ CLIENT_VARIABLES = {"FRONTIER_URL", "FRONTIER_HOME", "FRONTIER_DATABASE_URL"}
 def parse(arguments: list[str]) -> None:
     """Raises for a command or an option that the program does not have. Runs nothing."""
     command: Any = typer.main.get_command(app)
-    context = command.make_context("frontier", list(arguments), resilient_parsing=True)
+    context = command.make_context("frontier", list(arguments))
     while hasattr(command, "resolve_command"):
         _, command, arguments = command.resolve_command(context, list(arguments))
         context = command.make_context(command.name, list(arguments), parent=context)
