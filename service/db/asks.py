@@ -17,12 +17,14 @@ from service.core.history import History
 from service.core.metrics import Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Objective, minimised, violations
 from service.core.states import SearchState, State
-from service.db import architectures, events, jobs, ledger, spaces, studies, trial_ends
+from service.db import architectures, evaluators, events, jobs, ledger, spaces, studies, trial_ends
 from service.db.claims import Claim, Progress
 from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
+from service.db.trial_ends import TrialRow
 from service.search.designer import Suggestions
 from service.wire.base import Json, Metrics
+from service.wire.jobs import JobKind
 
 __all__ = ["Claim", "Progress", "Snapshot", "change_state", "finish", "record_ask", "seen", "snapshot"]
 
@@ -115,6 +117,7 @@ def record_ask(
     predictors: Mapping[str, int],
     seen: Json,
     wanted: Sequence[str],
+    took_s: float = 0.0,
 ) -> list[int]:
     """Stores an ask and its trials, in order; returns the trials' ids.
 
@@ -129,6 +132,7 @@ def record_ask(
         predictors: metric → id of the predictor that made the predictions.
         seen: what the ask had seen: last completion, pending trials, digests of predictors.
         wanted: metrics of suggestions that name none.
+        took_s: seconds since the ask was due.
     """
     search = trial_ends.lock_searches(s, [held.search_id]).get(held.search_id)
     if search is None or search.token != held.token:
@@ -137,7 +141,7 @@ def record_ask(
         raise Stale(f"search {held.search_id} is {search.state} with {search.asks} asks, not before ask {ask_number}")
     study = s.get_one(Study, search.study_id)
     weights = studies.weights(s, study)
-    s.add(Ask(search_id=search.id, number=ask_number, seen=seen, state_before=search.designer_state))
+    s.add(Ask(search_id=search.id, number=ask_number, seen=seen, state_before=search.designer_state, took_s=took_s))
     search.asks += 1
     search.designer_state = dict(suggestions.state)
     body: Json = {"ask": ask_number, "trials": len(suggestions.items)}
@@ -151,7 +155,8 @@ def record_ask(
     trial_ends.end_trials(s, {search.id: search}, ends)
     ended = {end.trial.id for end in ends}
     queued = [trial for trial in trials if trial.id not in ended]
-    jobs.enqueue_trials(s, [_job(study, weights, trial) for trial in queued])
+    needed = evaluators.needs(s, study, weights)
+    jobs.enqueue_trials(s, [_job(study, needed, trial) for trial in queued])
     trial_ends.queued(s, queued)
     return [trial.id for trial in trials]
 
@@ -192,7 +197,7 @@ def _trials(
     predictions: Sequence[Mapping[str, Mapping[str, float]]],
     predictors: Mapping[str, int],
     wanted: Sequence[str],
-) -> list[Trial]:
+) -> list[TrialRow]:
     ids = architectures.ensure(s, space, genes)
     first = s.scalars(select(func.coalesce(func.max(Trial.number), 0)).where(Trial.search_id == search.id)).one() + 1
     objectives = {each["metric"] for each in study.objectives}
@@ -219,8 +224,7 @@ def _trials(
         )
     # Not as objects: SQLite would insert those one by one to learn their ids in order.
     s.execute(insert(Trial), rows)
-    made = select(Trial).where(Trial.search_id == search.id, Trial.number >= first).order_by(Trial.number)
-    return list(s.scalars(made))
+    return trial_ends.trials(s, Trial.search_id == search.id, Trial.number >= first)
 
 
 def _predicted(index: int, said: Mapping[str, Mapping[str, float]], predictors: Mapping[str, int]) -> Json:
@@ -231,7 +235,7 @@ def _predicted(index: int, said: Mapping[str, Mapping[str, float]], predictors: 
 
 
 def _reuse(
-    s: Session, study: Study, weights: str | None, space: SearchSpace, genes: Any, trials: Sequence[Trial]
+    s: Session, study: Study, weights: str | None, space: SearchSpace, genes: Any, trials: Sequence[TrialRow]
 ) -> list[trial_ends.TrialEnd]:
     """Ends of the trials that need not be measured; the study links what they use."""
     questions = [
@@ -242,7 +246,7 @@ def _reuse(
         )
         for trial in trials
     ]
-    answers = ledger.known(s, questions)
+    answers = ledger.known(s, questions, evaluators.latency_age_s(study))
     costs = {name: values.tolist() for name, values in space.cost(genes).items() if name in ANALYTIC}
     ends, links, entries = [], [], []
     for index, (trial, question, known) in enumerate(zip(trials, questions, answers, strict=True)):
@@ -260,17 +264,15 @@ def _reuse(
     return ends
 
 
-def _job(study: Study, weights: str | None, trial: Trial) -> dict[str, Any]:
+def _job(study: Study, needed: Json, trial: TrialRow) -> dict[str, Any]:
     devices = [device for name in trial.wanted if (device := name.partition("@")[2])]
     return {
+        **needed,
         "study_id": study.id,
         "search_id": trial.search_id,
         "trial_id": trial.id,
         "architecture_id": trial.architecture_id,
-        "needs_dataset": study.task["digest"],
-        "needs_evaluator": study.evaluator["name"],
-        "needs_weights": weights,
-        "needs_device": devices[0] if devices else None,
+        "needs_device": devices[0] if devices and needed["kind"] == JobKind.EVALUATE else None,
     }
 
 

@@ -6,9 +6,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Conflict
+from service.core.evaluators import EXTERNAL
 from service.core.metrics import Scope, metric
 from service.core.states import OPEN, State
-from service.db import architectures, front, jobs, ledger, spaces, studies
+from service.db import architectures, evaluators, front, jobs, ledger, spaces, studies
 from service.db.rows import chunks
 from service.db.tables import Architecture, Job
 from service.wire.jobs import JobKind, JobOut
@@ -53,9 +54,12 @@ def export(s: Session, study_name: str, key: str, body: ExportIn) -> JobOut:
 def test_front(s: Session, study_name: str) -> list[JobOut]:
     """Queues the measurement on the test split of the front's architectures that have no test values yet.
 
-    Returns those jobs and the ones that wait already. They are no trials: no search ever sees their values.
+    Returns those jobs and the ones that wait already. They are no trials: no search ever sees their values. Raises
+    `Conflict` where a pipeline measures: it is asked for trials alone.
     """
     study = studies.row(s, study_name)
+    if study.evaluator["name"] == EXTERNAL:
+        raise Conflict(f"study {study_name!r} is measured by its users' pipeline: import its values of the test split")
     metrics = [name for name in study.metrics if metric(name).scope is Scope.TASK]
     space = spaces.row(s, study.space_id)
     keys = [point.key for point in front.front(s, study_name, None).points]
@@ -64,6 +68,7 @@ def test_front(s: Session, study_name: str) -> list[JobOut]:
         query = select(Architecture.id).where(Architecture.space_digest == space.digest, Architecture.key.in_(some))
         ids += s.scalars(query.order_by(Architecture.id))
     weights = studies.weights(s, study)
+    needed = evaluators.needs(s, study, weights)
     circumstances = studies.circumstances_with(study, weights, TEST)
     answers = ledger.known(s, [ledger.Question(each, tuple(metrics), circumstances) for each in ids])
     ledger.link(s, [(study.id, [one.measurement_id for one in answer.values()]) for answer in answers])
@@ -71,7 +76,7 @@ def test_front(s: Session, study_name: str) -> list[JobOut]:
         job
         for job in s.scalars(
             select(Job)
-            .where(Job.study_id == study.id, Job.kind == JobKind.EVALUATE, Job.trial_id.is_(None), Job.state.in_(OPEN))
+            .where(Job.study_id == study.id, Job.kind == needed["kind"], Job.trial_id.is_(None), Job.state.in_(OPEN))
             .order_by(Job.id)
         )
         if job.payload.get("split") == TEST
@@ -80,14 +85,12 @@ def test_front(s: Session, study_name: str) -> list[JobOut]:
     todo = [each for each, answer in zip(ids, answers, strict=True) if len(answer) < len(metrics) and each not in busy]
     made = jobs.enqueue_all(
         s,
-        JobKind.EVALUATE,
+        needed["kind"],
         [
             {
                 "study_id": study.id,
                 "architecture_id": each,
-                "needs_dataset": study.task["digest"],
-                "needs_evaluator": study.evaluator["name"],
-                "needs_weights": weights,
+                **needed,
                 "payload": {"split": TEST, "metrics": metrics},
             }
             for each in todo

@@ -5,19 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.core.metrics import Scope, metric
+from service.core.metrics import Circumstances, Scope, metric
 from service.core.states import SearchState, State
-from service.db import ledger, outcomes, payloads, subjects, trial_ends, workers
+from service.db import evaluators, ledger, outcomes, payloads, subjects, trial_ends, workers
+from service.db import replays as replaying
 from service.db.job_ends import end
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
 from service.db.tables import Job, Search, Trial, Worker, now
 from service.wire.jobs import JobKind, Lease, LeaseIn
 
+# Statements on tables: the jobs of a lease change alike, so two statements do for all, past the unit of work.
+_JOBS = Job.__table__
+_TRIALS = Trial.__table__
+_LEASE = (
+    update(_JOBS)
+    .where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))
+    .values(
+        state=State.LEASED.value,
+        reason="",
+        token=_JOBS.c.token + 1,
+        attempts=_JOBS.c.attempts + 1,
+        worker=bindparam("to_worker"),
+        lease_s=bindparam("seconds"),
+        leased_until=bindparam("until"),
+        leased_at=bindparam("time"),
+        progress={},
+        traceback=None,
+    )
+)
+_LEASE_TRIALS = (
+    update(_TRIALS).where(_TRIALS.c.id.in_(bindparam("trials", expanding=True))).values(state=State.LEASED.value)
+)
+
 LEASE_S = 30.0
+_EVALUATIONS = frozenset({JobKind.EVALUATE, JobKind.REPLAY})
 _ROUNDS = 8
 """A lease looks at most so often for more jobs when the ledger has answered those it found."""
 
@@ -29,14 +54,35 @@ def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float 
     out. Raises `NotFound` for a worker that never announced itself.
     """
     worker = workers.row(s, body.worker)
+    return _lease(s, worker, _runnable(worker), body.count, body.weights, lease_s, max_age_s)
+
+
+def lease_of_search(
+    s: Session, search_id: int, worker: Worker, count: int, lease_s: float, max_age_s: float
+) -> list[Lease]:
+    """Hands out at most ``count`` trials of one search, whatever they need: who asks for them brings it."""
+    trials = (Job.search_id == search_id, Job.trial_id.is_not(None))
+    return _lease(s, worker, trials, count, (), lease_s, max_age_s)
+
+
+def _lease(
+    s: Session,
+    worker: Worker,
+    wanted: Sequence[ColumnElement[bool]],
+    count: int,
+    weights: Sequence[str],
+    lease_s: float,
+    max_age_s: float,
+) -> list[Lease]:
     time = now()
-    workers.seen(s, body.worker, time)
+    if workers.forgotten(worker, time):
+        workers.seen(s, worker.name, time)
     device = str(worker.device["name"])
     taken: list[Job] = []
     passed: set[int] = set()
     measured: dict[int, tuple[subjects.Subject, set[str]]] = {}
     for _ in range(_ROUNDS):
-        found = _waiting(s, worker, body, body.count - len(taken), passed | {job.id for job in taken}, time)
+        found = _waiting(s, wanted, weights, count - len(taken), passed | {job.id for job in taken}, time)
         if not found:
             break
         known = _known(s, found, device, max_age_s)
@@ -45,29 +91,43 @@ def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float 
         passed |= complete
         taken += [job for job in found if job.id not in complete]
         measured.update({job: (known[job][0], _given(*known[job])) for job in known if job not in complete})
-        if len(taken) == body.count or not complete:
+        if len(taken) == count or not complete:
             break
-    return _hand_out(s, taken, measured, body.worker, lease_s, time)
+    return _hand_out(s, taken, measured, worker.name, lease_s, time)
 
 
-def _waiting(s: Session, worker: Worker, body: LeaseIn, count: int, passed: Iterable[int], time: datetime) -> list[Job]:
-    """Jobs that the worker can run, locked; on PostgreSQL those that another transaction holds are passed over."""
+def _runnable(worker: Worker) -> tuple[ColumnElement[bool], ...]:
+    """What holds for the jobs that a worker can run."""
 
     def served(column: ColumnElement[str | None], there: Sequence[str]) -> ColumnElement[bool]:
         return or_(column.is_(None), column.in_(there))
 
-    paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
-    query = select(Job).where(
-        Job.state == State.QUEUED,
+    return (
         Job.kind.in_(worker.kinds),
         served(Job.needs_dataset, worker.datasets),  # type: ignore[arg-type]
         served(Job.needs_evaluator, worker.evaluators),  # type: ignore[arg-type]
         served(Job.needs_device, [worker.device["name"]]),  # type: ignore[arg-type]
+    )
+
+
+def _waiting(
+    s: Session,
+    wanted: Sequence[ColumnElement[bool]],
+    weights: Sequence[str],
+    count: int,
+    passed: Iterable[int],
+    time: datetime,
+) -> list[Job]:
+    """Jobs for which ``wanted`` holds, locked; on PostgreSQL those that another transaction holds are passed over."""
+    paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
+    query = select(Job).where(
+        Job.state == State.QUEUED,
+        *wanted,
         or_(Job.not_before.is_(None), Job.not_before <= time),
         Job.id.not_in(sorted(passed)),
         ~paused,
     )
-    loaded = [case((Job.needs_weights.in_(body.weights), 0), else_=1)] if body.weights else []
+    loaded = [case((Job.needs_weights.in_(weights), 0), else_=1)] if weights else []
     query = query.order_by(Job.priority, *loaded, Job.id).limit(count)
     locked = query.with_for_update(key_share=True, skip_locked=True, of=Job).execution_options(populate_existing=True)
     return list(s.scalars(locked))
@@ -78,13 +138,26 @@ _Answer = tuple[subjects.Subject, dict[str, ledger.Known]]
 
 def _known(s: Session, found: Sequence[Job], device: str, max_age_s: float) -> dict[int, _Answer]:
     """Per job of a trial what the ledger knows of its metrics."""
-    evaluations = [job for job in found if job.trial_id is not None and job.kind == JobKind.EVALUATE]
+    evaluations = [job for job in found if job.trial_id is not None and job.kind in _EVALUATIONS]
     if not evaluations:
         return {}
     about = subjects.read(s, evaluations)
-    questions = [
-        ledger.Question(each.architecture.id, each.wanted, each.circumstances(device)) for each in about.values()
-    ]
+    replays = {job: each for job, each in about.items() if each.job.kind == JobKind.REPLAY}
+    if not replays:
+        return _answers(s, about, subjects.circumstances(about.values(), device), max_age_s)
+    # A replay is of the device that its table holds, not of the worker's.
+    held = replaying.devices(s, list(replays.values()))
+    result = _answers(
+        s, replays, {job: each.circumstances(held[job]) for job, each in replays.items()}, evaluators.UNTIL_NOW_S
+    )
+    others = {job: each for job, each in about.items() if job not in replays}
+    return {**result, **_answers(s, others, subjects.circumstances(others.values(), device), max_age_s)}
+
+
+def _answers(
+    s: Session, about: Mapping[int, subjects.Subject], depend_on: Mapping[int, Circumstances], max_age_s: float
+) -> dict[int, _Answer]:
+    questions = [ledger.Question(each.architecture_id, each.wanted, depend_on[job]) for job, each in about.items()]
     answers = ledger.known(s, questions, max_age_s)
     return {job: (subject, answer) for (job, subject), answer in zip(about.items(), answers, strict=True)}
 
@@ -116,23 +189,16 @@ def _hand_out(
     _refuse_broken(s, [job for job in taken if job.id in broken], broken, time)
     sound = [job for job in taken if job.id not in broken]
     until = time + timedelta(seconds=lease_s)
-    for job in sound:
-        job.state, job.reason = State.LEASED, ""
-        job.token += 1
-        job.attempts += 1
-        job.worker, job.lease_s, job.leased_until, job.leased_at = worker, lease_s, until, time
-        job.progress, job.traceback = {}, None
-    s.flush()
-    trials = [job.trial_id for job in sound if job.trial_id is not None]
-    if trials:
-        s.execute(update(Trial).where(Trial.id.in_(trials)).values(state=State.LEASED))
-    announce(s, sound)
+    given = {"to_worker": worker, "seconds": lease_s, "until": until, "time": time}
+    s.execute(_LEASE, {"jobs": [job.id for job in sound], **given})
+    s.execute(_LEASE_TRIALS, {"trials": [job.trial_id for job in sound if job.trial_id is not None]})
+    announce(s, sound, State.LEASED)
     return [
         Lease(
             job=job.id,
             kind=JobKind(job.kind),
-            token=job.token,
-            attempt=job.attempts,
+            token=job.token + 1,
+            attempt=job.attempts + 1,
             expires_at=until,
             lease_s=lease_s,
             payload=bodies[job.id],

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from service.core.errors import Invalid
 from service.core.metrics import Scope, metric
 from service.core.states import State
-from service.db import artifacts, events, ledger, proxies, subjects, supernets, trial_ends
+from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends
 from service.db.tables import Job, Predictor, Search, Supernet
 from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
-from service.wire.payloads import EvaluateResult, FitResult, ScoreResult, TrainSupernetResult
+from service.wire.payloads import EvaluateResult, FitResult, ReplayResult, ScoreResult, TrainSupernetResult
 
 Result = TypeVar("Result", bound=Wire)
 
@@ -86,8 +86,11 @@ def finish_reused(
 
 def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> list[Verdict]:
     about = subjects.read(s, [report.job for report in reports])
-    parsed = [_parse(EvaluateResult, report) for report in reports]
+    kind, age_s = _EVALUATIONS[JobKind(reports[0].job.kind)]
+    parsed = [_parse(kind, report) for report in reports]
     counted = subjects.analytic([about[report.job.id] for report in reports])
+    devices = {result.device for result in parsed if not isinstance(result, Verdict)}
+    depend_on = {device: subjects.circumstances(about.values(), device) for device in devices}
     entries, owners, verdicts = [], [], [SUCCEEDED] * len(reports)
     for index, (report, result) in enumerate(zip(reports, parsed, strict=True)):
         if isinstance(result, Verdict):
@@ -95,13 +98,13 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
             continue
         subject = about[report.job.id]
         # What follows from the architecture alone is counted here, whatever a worker says.
-        measured = {n: v for n, v in result.metrics.items() if _belongs(n, result.device)}
+        measured = {n: v for n, v in result.metrics.items() if _belongs(n, result)}
         entries.append(
             ledger.Entry(
-                architecture_id=subject.architecture.id,
-                circumstances=subject.circumstances(result.device),
+                architecture_id=subject.architecture_id,
+                circumstances=depend_on[result.device][report.job.id],
                 values={**counted[report.job.id], **measured},
-                seconds=report.seconds,
+                seconds=_paid_s(report, result),
                 job_id=report.job.id,
                 token=report.token,
                 worker=report.worker,
@@ -112,11 +115,13 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
     ledger.record_all(s, entries)
     # A lease asks for what is not known yet, so the rest of a trial's metrics is in the ledger.
     questions = [
-        ledger.Question(e.architecture_id, about[reports[i].job.id].wanted, e.circumstances)
+        ledger.Question(
+            e.architecture_id, tuple(n for n in about[reports[i].job.id].wanted if n not in e.values), e.circumstances
+        )
         for i, e in zip(owners, entries, strict=True)
     ]
     ends, links = [], []
-    for index, entry, known in zip(owners, entries, ledger.known(s, questions), strict=True):
+    for index, entry, known in zip(owners, entries, ledger.known(s, questions, age_s), strict=True):
         report, subject = reports[index], about[reports[index].job.id]
         if not report.current:
             continue
@@ -126,27 +131,40 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
             reason = f"the evaluator did not report {', '.join(missing)}"
             verdicts[index] = Verdict(State.FAILED, reason, report.seconds)
             continue
-        links.append(
-            (subject.study.id, [each.measurement_id for name, each in known.items() if name not in entry.values])
-        )
+        links.append((subject.study.id, [each.measurement_id for each in known.values()]))
         if subject.trial is not None:
             metrics = {name: values[name] for name in subject.wanted}
-            ends.append(trial_ends.TrialEnd(subject.trial, State.SUCCEEDED, metrics=metrics, seconds=report.seconds))
+            ends.append(trial_ends.TrialEnd(subject.trial, State.SUCCEEDED, metrics=metrics, seconds=entry.seconds))
     ledger.link(s, links)
     trial_ends.end_trials(s, searches, ends)
     return verdicts
 
 
-def _belongs(name: str, device: str) -> bool:
-    """Whether a reported metric may be kept: counted ones are not, nor those of another device."""
-    return metric(name).scope is not Scope.ANALYTIC and name.partition("@")[2] in ("", device)
+_EVALUATIONS: Mapping[JobKind, tuple[type[EvaluateResult], float]] = {
+    # Result, and how old what is known of the rest may be
+    JobKind.EVALUATE: (EvaluateResult, ledger.LATENCY_AGE_S),
+    JobKind.REPLAY: (ReplayResult, evaluators.UNTIL_NOW_S),
+}
+
+
+def _belongs(name: str, result: EvaluateResult) -> bool:
+    """Whether a reported metric may be kept: counted ones are not, nor those of another device than was measured on."""
+    if metric(name).scope is Scope.ANALYTIC:
+        return False
+    return isinstance(result, ReplayResult) or name.partition("@")[2] in ("", result.device)
+
+
+def _paid_s(report: Report, result: EvaluateResult) -> float:
+    """A replay costs what it had cost to measure: searches see the price of what they ask for."""
+    return result.seconds if isinstance(result, ReplayResult) else report.seconds
 
 
 def _record_counted(s: Session, counted: Sequence[tuple[subjects.Subject, Mapping[str, float]]]) -> None:
+    depend_on = subjects.circumstances(subject for subject, _ in counted)
     ledger.record_all(
         s,
         [
-            ledger.Entry(subject.architecture.id, subject.circumstances(), dict(values), study_id=subject.study.id)
+            ledger.Entry(subject.architecture_id, depend_on[subject.job.id], dict(values), study_id=subject.study.id)
             for subject, values in counted
         ],
     )
@@ -156,10 +174,12 @@ def _end_trials(s: Session, searches: Searches, ended: Sequence[Ended]) -> None:
     about = subjects.read(s, [each.job for each in ended])
     ends = []
     for each in ended:
-        trial = about[each.job.id].trial
-        if trial is not None:
+        subject = about.get(each.job.id)
+        if subject is not None and subject.trial is not None:
             ends.append(
-                trial_ends.TrialEnd(trial, each.verdict.state, each.verdict.reason, seconds=each.verdict.seconds)
+                trial_ends.TrialEnd(
+                    subject.trial, each.verdict.state, each.verdict.reason, seconds=each.verdict.seconds
+                )
             )
     trial_ends.end_trials(s, searches, ends)
 
@@ -292,7 +312,7 @@ _SETTLE: Mapping[JobKind, Callable[[Session, Searches, Sequence[Report]], list[V
     JobKind.FIT: _fitted,
     JobKind.PREDICT: _keep,
     JobKind.SCORE: _scored,
-    JobKind.REPLAY: _keep,
+    JobKind.REPLAY: _evaluated,
     JobKind.EXPORT: _keep,
     JobKind.IMPORT: _keep,
 }
@@ -302,7 +322,7 @@ _ABANDON: Mapping[JobKind, Callable[[Session, Searches, Sequence[Ended]], None]]
     JobKind.FIT: _unfitted,
     JobKind.PREDICT: _nothing,
     JobKind.SCORE: _nothing,
-    JobKind.REPLAY: _nothing,
+    JobKind.REPLAY: _end_trials,
     JobKind.EXPORT: _nothing,
     JobKind.IMPORT: _nothing,
 }

@@ -9,7 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Conflict, FrontierError
-from service.db import predictors, proxies, subjects
+from service.core.metrics import Scope, metric
+from service.db import predictors, proxies, replays, subjects
 from service.db.architectures import unpack
 from service.db.tables import Architecture, Job, Predictor, Space, Study, Supernet
 from service.wire.base import Json, Wire
@@ -19,6 +20,7 @@ from service.wire.payloads import (
     ExportPayload,
     FitPayload,
     PredictPayload,
+    ReplayPayload,
     ScorePayload,
     TrainSupernetPayload,
 )
@@ -63,11 +65,11 @@ def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[in
     return {
         job.id: EvaluatePayload(
             space=_spec(each.space),
-            genes=_row(each.architecture),
+            genes=_row(each.genes),
             dataset=each.study.task["dataset"],
             dataset_digest=each.study.task["digest"],
             split=each.split,
-            evaluator=EvaluatorSpec(**each.study.evaluator),
+            evaluator=EvaluatorSpec(**each.evaluator),
             weights=each.weights,
             metrics=[name for name in each.wanted if name not in given.get(job.id, ())],
             fidelity=each.fidelity,
@@ -75,6 +77,32 @@ def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[in
         )
         for job, each in ((job, about[job.id]) for job in jobs)
     }
+
+
+def _replay(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+    about = {job: subject for job, (subject, _) in measured.items()}
+    about.update(subjects.read(s, [job for job in jobs if job.id not in about]))
+    for job in jobs:
+        if job.id not in about:
+            raise Conflict(f"job {job.id} names no architecture of a study to be replayed")
+    given = {job: names for job, (_, names) in measured.items()}
+    found = replays.rows(s, [about[job.id] for job in jobs])
+    result = {}
+    for job in jobs:
+        subject, row = about[job.id], found[job.id]
+        asked = [n for n in subject.wanted if n not in given.get(job.id, ()) and metric(n).scope is not Scope.ANALYTIC]
+        result[job.id] = ReplayPayload(
+            table=row.table,
+            genes=_row(subject.genes),
+            metrics=asked,
+            values={name: value for name, value in row.values.items() if name in asked},
+            device=row.device,
+            seconds=sum(seconds for name, seconds in row.seconds.items() if name in asked),
+            scale=row.scale,
+            fidelity=subject.fidelity,
+            seed=subject.seed,
+        )
+    return result
 
 
 def _train(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
@@ -133,7 +161,7 @@ def _score(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, 
         study, space, _ = spaces_of[job.id]
         result[job.id] = ScorePayload(
             space=_spec(space),
-            genes=[_row(stored[each]) for each in job.payload["architectures"]],
+            genes=[_row(stored[each].genes) for each in job.payload["architectures"]],
             dataset=study.task["dataset"],
             dataset_digest=study.task["digest"],
             proxies=job.payload["proxies"],
@@ -152,7 +180,7 @@ def _export(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int,
         study, space, weights = of_study[job.id]
         result[job.id] = ExportPayload(
             space=_spec(space),
-            genes=_row(stored[job.architecture_id or 0]),
+            genes=_row(stored[job.architecture_id or 0].genes),
             dataset=study.task["dataset"],
             dataset_digest=study.task["digest"],
             evaluator=EvaluatorSpec(**study.evaluator),
@@ -173,7 +201,7 @@ _PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping
     JobKind.FIT: _fit,
     JobKind.PREDICT: _predict,
     JobKind.SCORE: _score,
-    JobKind.REPLAY: _none,
+    JobKind.REPLAY: _replay,
     JobKind.EXPORT: _export,
     JobKind.IMPORT: _none,
 }
@@ -207,6 +235,6 @@ def _spec(space: Space) -> SpaceSpec:
     return SpaceSpec(plugin=space.plugin, options=space.options, identity=space.identity)
 
 
-def _row(stored: Architecture) -> list[int]:
-    genes: list[int] = unpack([stored.genes], len(stored.genes))[0].tolist()
+def _row(stored: bytes) -> list[int]:
+    genes: list[int] = unpack([stored], len(stored))[0].tolist()
     return genes

@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 from search_spaces.plugins import names as plugin_names
 from search_spaces.space import Bools, SearchSpace
 from service.core.errors import Invalid, NotFound
-from service.core.metrics import METRICS, Circumstances, metric
+from service.core.evaluators import EXTERNAL, TABLE
+from service.core.metrics import METRICS, Circumstances, Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Direction, Objective, violations
-from service.db import events, spaces, supernets, workers
+from service.db import evaluators, events, spaces, supernets, workers
 from service.db.paging import slice_of
 from service.db.rows import body_of, insert_new, refuse_other
 from service.db.tables import Dataset, Space, Study, StudyMeasurement, Supernet, Worker, now
-from service.wire.base import Metrics, Page
+from service.wire.base import Json, Metrics, Page
 from service.wire.studies import ConstraintSpec, ObjectiveIn, StudyIn, StudyOut
 
 EVALUATION_SEED = 0
@@ -26,11 +27,14 @@ studies that differ in it share what was measured."""
 
 SUPERNET_EVALUATOR = "supernet"
 
+WEIGHTLESS = frozenset({"training", EXTERNAL})
+"""Evaluators that never look at a super-network's weights."""
+
 
 def create(s: Session, body: StudyIn) -> tuple[StudyOut, bool]:
     """Stores a study; the bool says whether it is new. Another body under a stored name is a `Conflict`."""
     given = body_of(body)
-    stored = _find(s, body.name)
+    stored = find(s, body.name)
     if stored is None:
         values = {**_values(s, body), "body": given, "created_at": now()}
         new = bool(insert_new(s, Study, [values], Study.id))
@@ -55,7 +59,7 @@ def page(s: Session, size: int, token: str | None = None) -> Page[StudyOut]:
 
 def row(s: Session, name: str, *, lock: bool = False) -> Study:
     """The stored row, or `NotFound`; ``lock`` keeps others from changing it until the transaction ends."""
-    found = _find(s, name, lock=lock)
+    found = find(s, name, lock=lock)
     if found is None:
         raise NotFound("study", name)
     return found
@@ -86,6 +90,12 @@ def weights(s: Session, study: Study) -> str | None:
     return s.scalars(select(Supernet.weights).where(Supernet.id == study.supernet_id)).one_or_none()
 
 
+def weights_used(study: Study, evaluator: Json, weights: str | None) -> str | None:
+    """Those of the study's ``weights`` that an evaluator depends on: all, or none where another takes the place of the
+    study's and never looks at them."""
+    return None if evaluator != study.evaluator and evaluator["name"] in WEIGHTLESS else weights
+
+
 def circumstances(s: Session, study: Study, split: str = "validation", device: str | None = None) -> Circumstances:
     """What full evaluations of the study depend on."""
     return circumstances_with(study, weights(s, study), split, device)
@@ -97,15 +107,17 @@ def circumstances_with(
     split: str = "validation",
     device: str | None = None,
     *,
+    evaluator: Json | None = None,
     fidelity: float = 1.0,
     seed: int = EVALUATION_SEED,
 ) -> Circumstances:
-    """The same from what was read before."""
+    """The same from what was read before; ``evaluator`` takes the place of the study's."""
+    used = evaluator or study.evaluator
     return Circumstances(
         dataset=study.task["digest"],
         split=split,
-        evaluator=study.evaluator["name"],
-        options=study.evaluator["options"],
+        evaluator=used["name"],
+        options=used["options"],
         weights=weights,
         seed=seed,
         fidelity=fidelity,
@@ -118,15 +130,18 @@ def circumstances_with(
 
 def _values(s: Session, body: StudyIn) -> dict[str, object]:
     stored = spaces.row(s, body.space)
-    task, dataset = workers.pinned(s, body.task)
-    found = [_objective(index, each, spaces.load(stored), dataset) for index, each in enumerate(body.objectives)]
+    check_evaluator(s, body.evaluator.name)
+    evaluator = evaluators.filled(s, body.evaluator, body.name, stored)
+    task, dataset = workers.pinned(s, body.task, declare=not evaluators.reads_data(s, evaluator.name))
+    space = spaces.load(stored)
+    _refuse_uncounted(body, space)
+    found = [_objective(index, each, space, dataset) for index, each in enumerate(body.objectives)]
     _refuse_repeats("objectives", [each.metric for each in found])
     for index, limit in enumerate(body.constraints):
         _constraint(index, limit)
     wanted = [o.metric for o in found] + [c.metric for c in body.constraints] + list(body.metrics)
     measured = list(dict.fromkeys(wanted))
     _refuse_many_devices(measured)
-    _check_evaluator(s, body.evaluator.name)
     supernet = _supernet(s, body, stored, task.digest)
     return {
         "name": body.name,
@@ -136,7 +151,7 @@ def _values(s: Session, body: StudyIn) -> dict[str, object]:
         "objectives": [{"metric": o.metric, "direction": o.direction.value, "bounds": list(o.bounds)} for o in found],
         "constraints": [each.model_dump(mode="json") for each in body.constraints],
         "metrics": measured,
-        "evaluator": body.evaluator.model_dump(mode="json"),
+        "evaluator": evaluator.model_dump(mode="json"),
         "seed": body.seed,
     }
 
@@ -152,7 +167,8 @@ def _objective(index: int, given: ObjectiveIn, space: SearchSpace, dataset: Data
     if bounds is None:
         raise Invalid(
             f"objectives.{index}.bounds",
-            f"(ideal, nadir) of {given.metric!r} are not known: give two numbers that scale the hypervolume",
+            f"(ideal, nadir) of {given.metric!r} are not known{_why(given.metric)}: give two numbers that scale the "
+            "hypervolume",
         )
     if given.bounds is None and direction is Direction.MAXIMISE:
         bounds = (bounds[1], bounds[0])
@@ -162,12 +178,16 @@ def _objective(index: int, given: ObjectiveIn, space: SearchSpace, dataset: Data
         raise Invalid(f"objectives.{index}.bounds", error.message) from error
 
 
+def _why(name: str) -> str:
+    return ", as no worker has announced the data set and its classes" if name == "error" else ""
+
+
 def _known_bounds(name: str, space: SearchSpace, dataset: Dataset) -> tuple[float, float] | None:
     """(smallest, largest): of the extreme networks, or from no error to that of guessing."""
     if name in ANALYTIC:
         values = space.cost(space.extremes())[name]
         return float(values.min()), float(values.max())
-    return (0.0, 1.0 - 1.0 / dataset.classes) if name == "error" else None
+    return (0.0, 1.0 - 1.0 / dataset.classes) if name == "error" and dataset.classes else None
 
 
 def _constraint(index: int, given: ConstraintSpec) -> Constraint:
@@ -175,6 +195,19 @@ def _constraint(index: int, given: ConstraintSpec) -> Constraint:
         return Constraint(given.metric, given.lower, given.upper)
     except Invalid as error:
         raise Invalid(f"constraints.{index}", error.message) from error
+
+
+def _refuse_uncounted(body: StudyIn, space: SearchSpace) -> None:
+    """MACs and parameters are never measured: a space that does not count them has no such metrics."""
+    named = [(f"objectives.{index}.metric", each.metric) for index, each in enumerate(body.objectives)]
+    named += [(f"constraints.{index}.metric", each.metric) for index, each in enumerate(body.constraints)]
+    named += [(f"metrics.{index}", name) for index, name in enumerate(body.metrics)]
+    for field, name in named:
+        if metric(name).scope is Scope.ANALYTIC and name not in space.counted:
+            raise Invalid(
+                field,
+                f"space {body.space!r} counts no {name!r}: name the metric differently, for example {name}_reported",
+            )
 
 
 def _refuse_repeats(field: str, metrics: Sequence[str]) -> None:
@@ -189,9 +222,9 @@ def _refuse_many_devices(metrics: Iterable[str]) -> None:
         raise Invalid("metrics", f"an evaluation runs on one device, asked for are {', '.join(sorted(devices))}")
 
 
-def _check_evaluator(s: Session, name: str) -> None:
-    """Evaluators are plug-ins of workers; those of a worker elsewhere are known by its announcement."""
-    known = set(plugin_names("evaluators"))
+def check_evaluator(s: Session, name: str) -> None:
+    """Raises `Invalid` for an unknown one: neither a plug-in here nor announced by a worker elsewhere."""
+    known = {EXTERNAL, TABLE, *plugin_names("evaluators")}
     if name in known:
         return
     for announced in s.scalars(select(Worker.evaluators)):
@@ -216,7 +249,8 @@ def _supernet(s: Session, body: StudyIn, space: Space, dataset: str | None) -> S
 # ---------------------------------------------------------------------- reading
 
 
-def _find(s: Session, name: str, *, lock: bool = False) -> Study | None:
+def find(s: Session, name: str, *, lock: bool = False) -> Study | None:
+    """The stored row, or None; ``lock`` as in `row`."""
     query = select(Study).where(Study.name == name).execution_options(populate_existing=True)
     return s.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -22,6 +23,8 @@ ALIVE = timedelta(minutes=1)
 """A worker that was heard of within this time is alive."""
 
 _SEEN_EVERY = timedelta(seconds=5)
+_LONGEST_NAME = 63
+_ANNOUNCED = Dataset.classes > 0
 
 
 def announce(s: Session, body: WorkerIn) -> WorkerOut:
@@ -39,6 +42,9 @@ def announce(s: Session, body: WorkerIn) -> WorkerOut:
     s.execute(statement.on_conflict_do_update(index_elements=["name"], set_=known))
     datasets = sorted(said["datasets"], key=lambda dataset: (dataset["name"], dataset["digest"]))
     insert_new(s, Dataset, [{**dataset, "created_at": time} for dataset in datasets])
+    for each in datasets:  # what was only declared before is known now
+        stored = update(Dataset).where(Dataset.name == each["name"], Dataset.digest == each["digest"], ~_ANNOUNCED)
+        s.execute(stored.values(**each), execution_options={"synchronize_session": False})
     events.emit(s, "worker.seen", body={"worker": body.name, "kinds": said["kinds"], "device": body.device.name})
     return get(s, body.name)
 
@@ -62,6 +68,11 @@ def row(s: Session, name: str) -> Worker:
     return found
 
 
+def forgotten(worker: Worker, time: datetime) -> bool:
+    """Whether it is time to write that this worker was `seen`."""
+    return worker.last_seen_at < time - _SEEN_EVERY
+
+
 def seen(s: Session, name: str | None, time: datetime) -> None:
     """A worker was heard of. Written at most every few seconds, since it says so with every heartbeat."""
     late = update(Worker).where(Worker.name == name, Worker.last_seen_at < time - _SEEN_EVERY)
@@ -71,32 +82,64 @@ def seen(s: Session, name: str | None, time: datetime) -> None:
 def datasets_page(s: Session, size: int, token: str | None = None) -> Page[DatasetOut]:
     """All data sets that were ever announced, by name."""
     rows, following = slice_of(s, select(Dataset), [Dataset.name, Dataset.digest], size, token)
-    return Page(items=[_dataset(found[0]) for found in rows], next_page_token=following)
+    return Page(items=[_dataset_view(found[0]) for found in rows], next_page_token=following)
 
 
 def dataset(s: Session, name: str, digest: str | None = None) -> Dataset:
-    """The data set of this name and digest; of this name, announced last, without a digest. Or `NotFound`."""
-    query = select(Dataset).where(Dataset.name == name)
-    if digest is not None:
-        query = query.where(Dataset.digest == digest)
-    found = s.scalars(query.order_by(Dataset.created_at.desc(), Dataset.digest).limit(1)).one_or_none()
+    """What was announced with this name and digest; with this name, and last, without a digest. Or `NotFound`."""
+    found = _dataset(s, name, digest, declared=False)
     if found is None:
         raise NotFound("dataset", name if digest is None else f"{name} ({digest})")
     return found
 
 
-def pinned(s: Session, task: Task) -> tuple[Task, Dataset]:
-    """The task with its data set's digest filled in. Raises `Invalid` for ``task.dataset`` or ``task.digest``."""
-    try:
-        found = dataset(s, task.dataset, task.digest)
-    except NotFound as error:
-        names = sorted(s.scalars(select(Dataset.name).distinct()))
+def pinned(s: Session, task: Task, *, declare: bool = False) -> tuple[Task, Dataset]:
+    """The task with its data set's digest filled in: without one, that of the data set announced last.
+
+    With ``declare`` no worker need have the data set: a name that nobody has announced is stored as it is, with the
+    digest given or one of the name. Raises `Invalid` for ``task.dataset`` or ``task.digest``.
+    """
+    found = _dataset(s, task.dataset, task.digest, declare)
+    if found is None and declare:
+        if not 0 < len(task.dataset) <= _LONGEST_NAME or not task.dataset.isprintable():
+            raise Invalid("task.dataset", f"must be 1 to {_LONGEST_NAME} printable characters, is {task.dataset!r:.80}")
+        digest = task.digest or hashlib.sha256(f"declared:{task.dataset}".encode()).hexdigest()
+        row = {"name": task.dataset, "digest": digest, "shape": [], "classes": 0, "counts": {}, "created_at": now()}
+        insert_new(s, Dataset, [row])
+        found = _dataset(s, task.dataset, digest, declare)
+    if found is None:
+        names = sorted(s.scalars(select(Dataset.name).where(_ANNOUNCED).distinct()))
         if task.dataset in names:
-            raise Invalid("task.digest", f"no worker has announced {task.dataset!r} with this content") from error
+            raise Invalid("task.digest", f"no worker has announced {task.dataset!r} with this content")
         raise Invalid(
             "task.dataset", f"no worker has announced {task.dataset!r}, there are: {', '.join(names) or 'none'}"
-        ) from error
+        )
     return Task(dataset=found.name, digest=found.digest), found
+
+
+def is_announced(s: Session, digest: str) -> bool:
+    """Whether some worker has, or had, the data set of this content."""
+    return s.scalars(select(Dataset.digest).where(Dataset.digest == digest, _ANNOUNCED).limit(1)).first() is not None
+
+
+def ensure(s: Session, name: str) -> Worker:
+    """The row of this worker; one that never announced itself gets one, as a pipeline that runs no jobs of its own."""
+    time = now()
+    device = {"name": name, "type": "external", "memory_mb": 0, "software": {}}
+    known = {"kinds": [], "device": device, "datasets": [], "evaluators": [], "last_seen_at": time, "created_at": time}
+    if insert_new(s, Worker, [{"name": name, **known}], Worker.name):
+        events.emit(s, "worker.seen", body={"worker": name, "kinds": [], "device": name})
+    return row(s, name)
+
+
+def _dataset(s: Session, name: str, digest: str | None, declared: bool) -> Dataset | None:
+    query = select(Dataset).where(Dataset.name == name)
+    if digest is not None:
+        query = query.where(Dataset.digest == digest)
+    if not declared:
+        query = query.where(_ANNOUNCED)
+    last = query.order_by(_ANNOUNCED.desc(), Dataset.created_at.desc(), Dataset.digest).limit(1)
+    return s.scalars(last).one_or_none()
 
 
 def _views(s: Session, workers: Sequence[Worker]) -> list[WorkerOut]:
@@ -113,7 +156,7 @@ def _views(s: Session, workers: Sequence[Worker]) -> list[WorkerOut]:
             name=worker.name,
             kinds=worker.kinds,
             device=worker.device,
-            datasets=[_dataset(known[digest]) for digest in worker.datasets if digest in known],
+            datasets=[_dataset_view(known[digest]) for digest in worker.datasets if digest in known],
             evaluators=worker.evaluators,
             alive=time - worker.last_seen_at <= ALIVE,
             jobs=held.get(worker.name, []),
@@ -123,7 +166,7 @@ def _views(s: Session, workers: Sequence[Worker]) -> list[WorkerOut]:
     ]
 
 
-def _dataset(found: Dataset) -> DatasetOut:
+def _dataset_view(found: Dataset) -> DatasetOut:
     return DatasetOut(
         name=found.name, digest=found.digest, shape=found.shape, classes=found.classes, counts=found.counts
     )

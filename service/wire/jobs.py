@@ -27,7 +27,7 @@ class Device(Wire):
     """What a worker computes on."""
 
     name: str = Field(description="Names the kind of device and its settings: latencies belong to it.")
-    type: str = Field(description="cpu or cuda.")
+    type: str = Field(description="cpu or cuda; external for a pipeline that never announced itself.")
     memory_mb: int = Field(ge=0, description="Memory in MiB.")
     software: Json = Field(default_factory=dict, description="Versions that matter: torch, python ...")
 
@@ -45,6 +45,7 @@ class WorkerIn(Wire):
 class WorkerOut(WorkerIn):
     """A worker as the server knows it."""
 
+    kinds: list[JobKind] = Field(description="Jobs it can run; none for a pipeline that takes trials of a search.")
     alive: bool = Field(description="Heard of within the last minute.")
     jobs: list[int] = Field(description="Ids of the jobs it holds.")
     last_seen_at: Time

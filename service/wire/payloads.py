@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
-from service.wire.base import Digest, Json, MetricName, Metrics, Wire
+from service.wire.base import Digest, Json, MetricName, Metrics, Name, Wire
 from service.wire.spaces import SpaceSpec
 from service.wire.studies import EvaluatorSpec
 
@@ -36,6 +36,26 @@ class EvaluateResult(Wire):
 
     metrics: Metrics
     device: str = Field(description="Name of the device that metrics of device scope belong to.")
+
+
+class ReplayPayload(Wire):
+    """What a table holds of one architecture; it is replayed as if it were measured now."""
+
+    table: Name = Field(description="The study that measured or imported it.")
+    genes: list[int]
+    metrics: list[MetricName] = Field(description="What is asked for.")
+    values: Metrics = Field(description="What the table holds of it: means over replicates.")
+    device: str = Field(description="Name of the device that metrics of device scope belong to.")
+    seconds: float = Field(description="Seconds that the values had cost.")
+    scale: float = Field(description="Seconds that the replay is to take per second that the values had cost.")
+    fidelity: float
+    seed: int
+
+
+class ReplayResult(EvaluateResult):
+    """Values as the table holds them, at the price that they had."""
+
+    seconds: float = Field(ge=0, description="Seconds that the values had cost.")
 
 
 class TrainSupernetPayload(Wire):

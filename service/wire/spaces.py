@@ -41,19 +41,23 @@ class SpaceOut(SpaceIn):
 
 
 class DatasetOut(Wire):
-    """A data set that some worker has announced."""
+    """A data set that some worker has announced, or that a study of a pipeline or table has named."""
 
     name: str = Field(description="The worker's name for it.")
     digest: Digest = Field(description="SHA-256 over its images, labels and splits.")
     shape: list[int] = Field(description="Shape of one image: channels, height, width.")
-    classes: int = Field(description="Number of classes.")
+    classes: int = Field(description="Number of classes; 0 if no worker has announced it.")
     counts: dict[str, int] = Field(description="Images per split: train, validation, test.")
 
 
 class Task(Wire):
     """What networks are trained and measured on."""
 
-    dataset: str = Field(description="Name of a data set that a worker has announced.", examples=["digits"])
+    dataset: str = Field(
+        description="Name of a data set that a worker has announced; any name where no worker reads it (evaluators "
+        "`external`, `table`, functions).",
+        examples=["digits"],
+    )
     digest: Digest | None = Field(default=None, description="Pins its content; filled in if left out.")
 
 

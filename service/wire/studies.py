@@ -44,8 +44,24 @@ class ConstraintSpec(Wire):
 class EvaluatorSpec(Wire):
     """How architectures are measured."""
 
-    name: str = Field(default="supernet", description="Name of a `frontier.evaluators` plug-in.")
-    options: Json = Field(default_factory=dict, description="Its options: recalibration, recipe ...")
+    name: str = Field(
+        default="supernet",
+        description="Name of a `frontier.evaluators` plug-in or of a worker's function; `external`: the user's own "
+        "pipeline evaluates; `table`: what a study has measured or imported is replayed.",
+    )
+    options: Json = Field(
+        default_factory=dict,
+        description="Its options: recalibration, recipe ... Measurements are shared by studies with equal options.",
+    )
+
+
+class TableOptions(Wire):
+    """Options of the evaluator `table`."""
+
+    study: Name | None = Field(default=None, description="The study whose values are replayed; itself if left out.")
+    scale: FiniteFloat = Field(
+        default=0, ge=0, description="Seconds that a replay takes per second that the value had cost; 0: none."
+    )
 
 
 class StudyIn(Wire):
@@ -77,6 +93,20 @@ class StudyOut(Wire):
     searches: int = Field(description="Number of searches.")
     measurements: int = Field(description="Number of measurements linked to the study.")
     created_at: Time
+
+
+class CloneIn(Wire):
+    """A study like another one, with all that it measured; what is left out is as it is there."""
+
+    name: Name
+    objectives: list[ObjectiveIn] | None = Field(default=None, min_length=1, max_length=4)
+    constraints: list[ConstraintSpec] | None = Field(default=None, max_length=16)
+    metrics: list[MetricName] | None = Field(
+        default=None, description="Measured too, without being an objective; by default all that the other measures."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, le=2**63 - 1, description="All searches derive their randomness from it."
+    )
 
 
 class ArchitectureRef(Wire):
