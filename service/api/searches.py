@@ -21,10 +21,11 @@ from service.api.deps import (
 from service.api.documents import problems
 from service.api.spaces import NEW
 from service.api.transactions import Write, transaction
-from service.db import predictors, searches, trials
+from service.db import confirmations, predictors, searches, trials
 from service.wire.base import Page
+from service.wire.confirmations import ConfirmationOut, ConfirmIn
 from service.wire.jobs import JobOut
-from service.wire.searches import AuditIn, PredictorOut, SearchIn, SearchOut, TrialOut
+from service.wire.searches import AuditIn, ExtendIn, PredictorOut, SearchIn, SearchOut, TrialOut
 
 router = APIRouter(prefix="/v1", dependencies=COMMON)
 
@@ -84,6 +85,44 @@ def cancel_search(search: Id, s: Write) -> SearchOut:
     Its open trials are cancelled too. This cannot be undone.
     """
     return searches.set_state(s, search, "cancel")
+
+
+@router.post("/searches/{search}:extend", tags=["searches"], responses=problems(404, 409))
+@transaction
+def extend_search(search: Id, body: ExtendIn, s: Write) -> SearchOut:
+    """Give a search a larger budget.
+
+    One that is DONE runs again from where it stood.
+    """
+    return searches.extend(s, search, body.budget)
+
+
+@router.post("/searches/{search}:confirm", tags=["searches"], status_code=202, responses=problems(404, 409))
+@transaction
+def confirm_search(search: Id, body: ConfirmIn, s: Write) -> ConfirmationOut:
+    """Measure the best again.
+
+    Who is chosen for good values is chosen for lucky ones too (the winner's curse), so the best architectures of the
+    search are measured again on fresh seeds. The same request answers the same confirmation while the search's best
+    stay the same; what failed in it is queued again.
+    """
+    return confirmations.create(s, search, body)
+
+
+@router.get("/searches/{search}/confirmations", tags=["searches"], responses=problems(404))
+def list_confirmations(
+    search: Id, db: Db, page_size: PageSize = DEFAULT_PAGE, page_token: PageToken = None
+) -> Page[ConfirmationOut]:
+    """List the confirmations of a search, newest first."""
+    with db.read() as session:
+        return confirmations.page(session, search, page_size, page_token)
+
+
+@router.get("/confirmations/{confirmation}", tags=["searches"], responses=problems(404))
+def get_confirmation(confirmation: Id, db: Db) -> ConfirmationOut:
+    """Get a confirmation: selected and confirmed values, and the drop between them."""
+    with db.read() as session:
+        return confirmations.get(session, confirmation)
 
 
 @router.get("/searches/{search}/trials", tags=["trials"], responses=problems(404))

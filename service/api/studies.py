@@ -19,12 +19,13 @@ from service.api.deps import (
 from service.api.documents import problems
 from service.api.spaces import NEW
 from service.api.transactions import Write, transaction
-from service.db import exports, front, proxies, studies
+from service.db import cloning, exports, front, proxies, studies
 from service.wire.base import MetricName, Page
 from service.wire.jobs import JobOut, ScoreOut
 from service.wire.searches import PredictedOut
 from service.wire.studies import (
     ArchitectureOut,
+    CloneIn,
     ExportIn,
     FrontOut,
     HypervolumeCurve,
@@ -63,6 +64,19 @@ def get_study(study: NameInPath, db: Db) -> StudyOut:
     """Get a study."""
     with db.read() as session:
         return studies.get(session, study)
+
+
+@router.post("/studies/{study}:clone", status_code=201, responses={**NEW, **problems(404, 409)})
+@transaction
+def clone_study(study: NameInPath, body: CloneIn, s: Write, response: Response) -> StudyOut:
+    """Clone a study.
+
+    The same space, task, evaluator, super-network and measurements, with other objectives: its front is there at once.
+    Searches and trials stay with the source.
+    """
+    made, new = cloning.clone(s, study, body)
+    created(response, new)
+    return made
 
 
 @router.get("/studies/{study}/front", responses=problems(404))

@@ -114,6 +114,18 @@ def cancel(search: Id, url: Url = None, as_json: AsJson = False) -> None:
         show_fields(client.searches.cancel(search), as_json)
 
 
+@app.command("extend")
+def extend(
+    search: Id,
+    budget: Annotated[int, typer.Option(min=1, help="Evaluations in all, more than before.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a search a larger budget; a finished one goes on from where it stood."""
+    with connect(url) as client:
+        show_fields(client.searches.extend(search, budget), as_json)
+
+
 def _watched(client: Client, search: SearchOut) -> SearchOut:
     with progress_bar() as bar:
         task = bar.add_task(f"search {search.name}", total=search.budget, note="")

@@ -10,7 +10,7 @@ import typer
 
 from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table, wait_all
 from service.wire.spaces import Task
-from service.wire.studies import ConstraintSpec, EvaluatorSpec, FrontOut, ObjectiveIn, StudyIn
+from service.wire.studies import CloneIn, ConstraintSpec, EvaluatorSpec, FrontOut, ObjectiveIn, StudyIn
 
 app = typer.Typer(help="Studies.", no_args_is_help=True)
 
@@ -75,6 +75,36 @@ def create(
     )
     with connect(url) as client:
         show_fields(client.studies.create(wanted), as_json)
+
+
+@app.command("clone")
+def clone(
+    study: Name,
+    name: Annotated[str, typer.Argument(help="Name for the clone.")],
+    objective: Annotated[
+        list[str] | None, typer.Option(help="As for `create`; the objectives of the study by default. Repeat it.")
+    ] = None,
+    constraint: Annotated[
+        list[str] | None, typer.Option(help="METRIC<=VALUE or METRIC>=VALUE; those of the study by default. Repeat it.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Measured too; by default all that the study measures. Repeat it.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="All searches derive their randomness from it.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a study with what another one has measured and other objectives."""
+    wanted = body(
+        CloneIn,
+        name=name,
+        objectives=[_objective(text) for text in objective] if objective else None,
+        constraints=[_constraint(text) for text in constraint] if constraint else None,
+        metrics=metric or None,
+        seed=seed,
+    )
+    with connect(url) as client:
+        show_fields(client.studies.clone(study, wanted), as_json)
 
 
 @app.command("front")

@@ -11,11 +11,13 @@ from urllib.parse import quote
 from service.client.http import Http
 from service.core.states import SearchState
 from service.wire.base import Page
+from service.wire.confirmations import ConfirmationOut, ConfirmIn
 from service.wire.jobs import JobOut, ScoreOut
-from service.wire.searches import AuditIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
+from service.wire.searches import AuditIn, ExtendIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
 from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut, SupernetIn, SupernetOut
 from service.wire.studies import (
     ArchitectureOut,
+    CloneIn,
     ExportIn,
     FrontOut,
     HypervolumeCurve,
@@ -138,6 +140,10 @@ class Studies:
         """All studies."""
         return every(lambda token: self.page(token=token))
 
+    def clone(self, name: str, body: CloneIn) -> StudyOut:
+        """Creates a study with what this one has measured and other objectives, or returns the clone that is there."""
+        return self._http.post(StudyOut, f"{_study(name)}:clone", body)
+
     def front(self, name: str, metrics: Sequence[str] | None = None) -> FrontOut:
         """The Pareto front in these metrics; in the study's objectives by default."""
         query = {"metrics": builtins.list(metrics) if metrics is not None else None}
@@ -228,6 +234,39 @@ class Searches:
     def cancel(self, search: int) -> SearchOut:
         """Ends it for good."""
         return self._http.post(SearchOut, f"/v1/searches/{search}:cancel")
+
+    def extend(self, search: int, budget: int) -> SearchOut:
+        """Gives it a larger budget, the new total; one that is DONE runs again."""
+        return self._http.post(SearchOut, f"/v1/searches/{search}:extend", ExtendIn(budget=budget))
+
+    def confirm(self, search: int, body: ConfirmIn | None = None) -> ConfirmationOut:
+        """Measures its best architectures again on fresh seeds; what failed before is tried again."""
+        return self._http.post(ConfirmationOut, f"/v1/searches/{search}:confirm", body or ConfirmIn())
+
+    def confirmation(self, confirmation: int) -> ConfirmationOut:
+        """One confirmation, by its id."""
+        return self._http.get(ConfirmationOut, f"/v1/confirmations/{confirmation}")
+
+    def confirmations_page(self, search: int, size: int = PAGE, token: str | None = None) -> Page[ConfirmationOut]:
+        """One page of its confirmations, newest first."""
+        query = {"page_size": size, "page_token": token}
+        return self._http.get(Page[ConfirmationOut], f"/v1/searches/{search}/confirmations", query)
+
+    def confirmations(self, search: int) -> Iterator[ConfirmationOut]:
+        """All its confirmations, newest first."""
+        return every(lambda token: self.confirmations_page(search, token=token))
+
+    def wait_confirmed(
+        self, confirmation: int, on_progress: Callable[[ConfirmationOut], None] | None = None
+    ) -> ConfirmationOut:
+        """Waits until none of its measurements is open, and returns it; some may have failed."""
+        while True:
+            found = self.confirmation(confirmation)
+            if on_progress is not None:
+                on_progress(found)
+            if not found.open:
+                return found
+            time.sleep(_LOOK_S)
 
     def wait(self, search: int, on_progress: Callable[[SearchOut], None] | None = None) -> SearchOut:
         """Waits until a search ends, whatever its end, and returns it; a paused one is waited for."""

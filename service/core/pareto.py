@@ -15,7 +15,7 @@ import numpy as np
 from search_spaces.space import Bools, IntArray
 from service.core.objectives import Objective, Values, scaled
 
-__all__ = ["REFERENCE", "crowding", "front", "hypervolume", "hypervolume_curve", "nondominated", "ranks"]
+__all__ = ["REFERENCE", "crowding", "front", "hypervolume", "hypervolume_curve", "leaders", "nondominated", "ranks"]
 
 REFERENCE = 1.1
 """The reference point of the hypervolume, in every objective scaled to 0 at the ideal and 1 at the nadir."""
@@ -41,6 +41,25 @@ def front(values: Values, feasible: Bools | None = None) -> IntArray:
     rows = np.flatnonzero(nondominated(values, feasible, duplicates=False))
     order: IntArray = rows[np.lexsort(values[rows].T[::-1])]
     return order
+
+
+def leaders(objectives: Sequence[Objective], values: Values, feasible: Bools, count: int) -> IntArray:
+    """Indices of the at most ``count`` best rows, by the first objective, rising.
+
+    They are on the `front`; when it has more, those without which the `hypervolume` would lose most (the earlier on
+    the front where that is equal). Of a single objective, whose front is one row, the ``count`` best values.
+    """
+    if len(objectives) == 1:
+        usable = np.flatnonzero(_usable(values, feasible))
+        best: IntArray = usable[np.argsort(values[usable, 0], kind="stable")][:count]
+        return best
+    rows = front(values, feasible)
+    if len(rows) <= count:
+        return rows
+    points = values[rows]
+    left = np.array([hypervolume(objectives, np.delete(points, index, axis=0)) for index in range(len(rows))])
+    kept: IntArray = rows[np.sort(np.argsort(left, kind="stable")[:count])]
+    return kept
 
 
 def ranks(values: Values, violation: Values | None = None) -> IntArray:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from service.db.rows import chunks, insert_new
+from service.db.rows import chunks, insert_all, insert_new
 from service.db.tables import Counter, Event, StudyMeasurement, now
 from service.wire.base import Json
 
 _EVENTS = "frontier_events"
 _LINKS = "frontier_links"
+_COPIES = "frontier_copies"
 
 
 def emit(
@@ -35,17 +36,24 @@ def link(s: Session, pairs: Iterable[tuple[int, int]]) -> None:
     waiting.update(pairs)
 
 
+def copy_links(s: Session, source_id: int, target_id: int) -> None:
+    """Links to a new study, with the transaction of this session, all that another one links by then."""
+    waiting: list[tuple[int, int]] = s.info.setdefault(_COPIES, [])
+    waiting.append((source_id, target_id))
+
+
 def flush(s: Session) -> None:
     """Numbers and writes what waits: one statement for each kind, however much there is."""
     happened: list[dict[str, Any]] = s.info.pop(_EVENTS, [])
     links: set[tuple[int, int]] = s.info.pop(_LINKS, set())
-    if not happened and not links:
+    copies: list[tuple[int, int]] = s.info.pop(_COPIES, [])
+    if not happened and not links and not copies:
         return
     if not happened:
         # Links need a number that no commit before had.
         happened = [
             {"kind": "measurements.linked", "study_id": study, "search_id": None, "body": {}}
-            for study in sorted({study for study, _ in links})
+            for study in sorted({study for study, _ in links} | {target for _, target in copies})
         ]
     taken = len(happened)
     statement = update(Counter).where(Counter.name == "events").values(value=Counter.value + taken)
@@ -53,7 +61,11 @@ def flush(s: Session) -> None:
         statement.returning(Counter.value), execution_options={"synchronize_session": False}
     ).scalar_one()
     first, time = newest - taken + 1, now()
-    s.execute(insert(Event), [{"number": first + i, "created_at": time, **each} for i, each in enumerate(happened)])
+    insert_all(s, Event, [{"number": first + i, "created_at": time, **each} for i, each in enumerate(happened)])
+    for source, target in copies:
+        there = select(literal(target), StudyMeasurement.measurement_id, literal(newest))
+        columns = ["study_id", "measurement_id", "number"]
+        s.execute(insert(StudyMeasurement).from_select(columns, there.where(StudyMeasurement.study_id == source)))
     for some in chunks(sorted(links)):
         rows = [{"study_id": study, "measurement_id": each, "number": newest} for study, each in some]
         insert_new(s, StudyMeasurement, rows)

@@ -29,6 +29,7 @@ __all__ = [
     "claim",
     "counts",
     "create",
+    "extend",
     "finish",
     "get",
     "page",
@@ -121,6 +122,26 @@ def set_state(s: Session, search_id: int, verb: str) -> SearchOut:
         s.flush()
     elif search.state != target:
         raise Conflict(f"search {search_id} is {search.state}: {verb} is for one that is {', '.join(sorted(sources))}")
+    return _views(s, [search])[0]
+
+
+def extend(s: Session, search_id: int, budget: int) -> SearchOut:
+    """Gives a search a larger budget; one that is DONE goes on from where it stood. With the budget that it has
+    nothing changes. Raises `Invalid` for a smaller one, `Conflict` where the search failed or was cancelled."""
+    search = trial_ends.lock_searches(s, [checked_id(search_id, "search")]).get(search_id)
+    if search is None:
+        raise NotFound("search", search_id)
+    if search.state in (SearchState.FAILED, SearchState.CANCELLED):
+        raise Conflict(f"search {search_id} is {search.state}: only one that runs, is paused or DONE is extended")
+    if budget < search.budget:
+        raise Invalid("budget", f"must be larger than the {search.budget} that search {search_id} has, is {budget}")
+    if budget > search.budget:
+        search.budget = budget
+        done = search.state == SearchState.DONE
+        search.ended_at = None
+        state = SearchState.RUNNING if done else SearchState(search.state)
+        change_state(s, search, state, f"the budget was extended to {budget}")
+        s.flush()
     return _views(s, [search])[0]
 
 

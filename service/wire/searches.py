@@ -25,6 +25,12 @@ class SearchIn(Wire):
     max_failures: int = Field(default=50, ge=0, description="INFEASIBLE, FAILED and LOST trials before it gives up.")
 
 
+class ExtendIn(Wire):
+    """A larger budget for a search."""
+
+    budget: int = Field(ge=1, le=1_000_000, description="The new total of trials that end SUCCEEDED or PRUNED.")
+
+
 class TrialCounts(Wire):
     """Trials by state."""
 
