@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from service.core.objectives import Direction
@@ -49,6 +50,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+@lru_cache(maxsize=1024)
 def metric(name: str) -> Metric:
     """What is known of a metric (``name`` or ``name@device``); unknown names are taken as measured on the task."""
     base, _, device = name.partition("@")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Unavailable
@@ -45,11 +45,13 @@ def insert(s: Session, rows: Sequence[Row]) -> list[int]:
     """Ids in the order of the rows. Attempts are taken in that order; who loses a race takes the next one."""
     ids: dict[int, int] = {}
     time = now()
-    for _ in range(_ROUNDS):
+    for again in range(_ROUNDS):
         todo = [index for index in range(len(rows)) if index not in ids]
         if not todo:
             break
-        stored, free = _stored(s, [rows[index] for index in todo])
+        # Most places are new. The first round looks nothing up and tries attempt 0 of each, which is there as soon as
+        # anything is: the database answers what is new, and only the rest is looked up.
+        stored, free = _stored(s, [rows[index] for index in todo]) if again else ({}, {})
         planned: dict[tuple[Place, int], list[int]] = {}
         leaders: dict[object, list[int]] = {}
         for index in todo:
@@ -58,7 +60,7 @@ def insert(s: Session, rows: Sequence[Row]) -> list[int]:
                 ids[index] = stored[row.identity]
             elif row.identity in leaders:
                 leaders[row.identity].append(index)
-            else:
+            elif again or row.place not in free:
                 attempt = free.get(row.place, 0)
                 free[row.place] = attempt + 1
                 planned[row.place, attempt] = [index]
@@ -80,12 +82,8 @@ def _stored(s: Session, rows: Sequence[Row]) -> tuple[dict[object, int], dict[Pl
     free: dict[Place, int] = {}
     names, digests = {row.place[1] for row in rows}, {row.place[2] for row in rows}
     for some in chunks(sorted({row.place[0] for row in rows})):
-        query = (
-            select(*_RETURNED, Measurement.job_id, Measurement.token)
-            .where(Measurement.architecture_id.in_(some))
-            .where(Measurement.metric.in_(names), Measurement.context_digest.in_(digests))
-        )
-        for architecture, name, digest, attempt, measurement, job, token in s.execute(query):
+        wanted = {"architectures": some, "metrics": sorted(names), "digests": sorted(digests)}
+        for architecture, name, digest, attempt, measurement, job, token in s.execute(_STORED, wanted):
             place = (architecture, name, digest)
             free[place] = max(free.get(place, 0), attempt + 1)
             identity = Row(place, 0.0, 0.0, job, token, None).identity
@@ -110,10 +108,10 @@ def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
     }
 
 
-_RETURNED = (
-    Measurement.architecture_id,
-    Measurement.metric,
-    Measurement.context_digest,
-    Measurement.attempt,
-    Measurement.id,
+_MEASUREMENTS = Measurement.__table__
+_RETURNED = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest", "attempt", "id"))
+_STORED = select(*_RETURNED, _MEASUREMENTS.c.job_id, _MEASUREMENTS.c.token).where(
+    _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
+    _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
+    _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),
 )

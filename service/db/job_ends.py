@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.states import OPEN, State
 from service.db import outcomes, trial_ends
 from service.db.jobs import announce
 from service.db.outcomes import Ended
-from service.db.tables import Search, Trial
+from service.db.tables import Search
 from service.wire.jobs import JobKind
 
 
@@ -33,10 +32,6 @@ def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: d
     s.flush()
     for kind, some in without.items():
         outcomes.abandon(s, searches, kind, some)
-    trials = s.scalars(select(Trial).where(Trial.id.in_(again)).order_by(Trial.id)).all() if again else []
-    for trial in trials:
-        trial.state = State.QUEUED
-        trial.paid_s += again[trial.id]
-    trial_ends.queued(s, trials)
+    trial_ends.requeue(s, again)
     announce(s, [each.job for each in ended])
     s.flush()

@@ -52,11 +52,13 @@ def enqueue_trials(s: Session, refs: Sequence[Mapping[str, Any]]) -> None:
         s.execute(insert(Job), [{**given, **each} for each in refs])
 
 
-def announce(s: Session, jobs: Sequence[Job]) -> None:
-    """An event for each job that came into its present state. Those of trials speak through their trials."""
+def announce(s: Session, jobs: Sequence[Job], state: State | None = None) -> None:
+    """An event for each job that came into its present state, or into ``state``, for which there is no reason but
+    that its time came. Those of trials speak through their trials."""
     for job in jobs:
         if job.trial_id is None:
-            body = {"job": job.id, "kind": job.kind, "state": job.state, "reason": job.reason}
+            told = (job.state, job.reason) if state is None else (state.value, "")
+            body = {"job": job.id, "kind": job.kind, "state": told[0], "reason": told[1]}
             events.emit(s, "job.state", job.study_id, job.search_id, body)
 
 

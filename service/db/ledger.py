@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import final
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid
@@ -100,14 +101,9 @@ def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
         for name, value in entry.values.items():
             if not math.isfinite(value):
                 raise Invalid(f"metrics.{name}", f"must be a finite number, is {value}")
-    contexts = [{name: context_of(entry.circumstances, name) for name in entry.values} for entry in entries]
-    digests = [{name: context_digest(context) for name, context in each.items()} for each in contexts]
-    bodies = {
-        digest: context
-        for named, each in zip(digests, contexts, strict=True)
-        for digest, context in zip(named.values(), each.values(), strict=True)
-    }
-    insert_new(s, Context, [{"digest": digest, "body": bodies[digest]} for digest in sorted(bodies)])
+    contexts = _Contexts()
+    digests = [{name: contexts.digest(entry.circumstances, name) for name in entry.values} for entry in entries]
+    insert_new(s, Context, [{"digest": each, "body": contexts.bodies[each]} for each in sorted(contexts.bodies)])
     rows = [row for entry, named in zip(entries, digests, strict=True) for row in _rows(entry, named)]
     ids = iter(insert(s, rows))
     result = [[next(ids) for _ in entry.values] for entry in entries]
@@ -127,27 +123,15 @@ def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_
     The first accepted value; of device scope the newest, if it is younger than ``max_age_s``, and nothing where the
     device is not known. One query per 5000 architectures, whatever they are asked for.
     """
-    places = [_places(question) for question in questions]
+    contexts = _Contexts()
+    places = [_places(question, contexts) for question in questions]
     every = sorted({place for each in places for place in each.values()})
     youngest = now() - timedelta(seconds=max_age_s)
     found: dict[Place, Known] = {}
     metrics, digests = sorted({p[1] for p in every}), sorted({p[2] for p in every})
     for some in chunks(sorted({place[0] for place in every})):
-        query = (
-            select(
-                Measurement.architecture_id,
-                Measurement.metric,
-                Measurement.context_digest,
-                Measurement.attempt,
-                Measurement.id,
-                Measurement.value,
-                Measurement.created_at,
-            )
-            .where(Measurement.architecture_id.in_(some))
-            .where(Measurement.metric.in_(metrics), Measurement.context_digest.in_(digests))
-            .order_by(Measurement.architecture_id, Measurement.metric, Measurement.context_digest, Measurement.attempt)
-        )
-        for architecture, name, digest, _, measurement, value, at in s.execute(query):
+        wanted = {"architectures": some, "metrics": metrics, "digests": digests}
+        for architecture, name, digest, measurement, value, at in s.execute(_KNOWN, wanted):
             place = (architecture, name, digest)
             if metric(name).scope is Scope.DEVICE:
                 if at >= youngest:
@@ -226,6 +210,39 @@ def values(s: Session, study_id: int, circumstances: Circumstances, metrics: Seq
     return means(s, study_id, study_contexts(s, study_id, circumstances, metrics))
 
 
+@final
+class _Contexts:
+    """Contexts by digest. The rows of a batch share circumstances, as objects: each is digested once."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, Json] = {}
+        self._digests: dict[tuple[int, str], tuple[str, Circumstances]] = {}
+
+    def digest(self, circumstances: Circumstances, name: str) -> str:
+        """The digest of a metric's context."""
+        # By identity, since options cannot be hashed. The object is kept: its id stays its own.
+        place = (id(circumstances), name)
+        if place not in self._digests:
+            context = context_of(circumstances, name)
+            digest = context_digest(context)
+            self.bodies[digest] = context
+            self._digests[place] = (digest, circumstances)
+        return self._digests[place][0]
+
+
+_MEASUREMENTS = Measurement.__table__
+_PLACE = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest"))
+_KNOWN = (
+    select(*_PLACE, *(_MEASUREMENTS.c[name] for name in ("id", "value", "created_at")))
+    .where(
+        _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
+        _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
+        _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),
+    )
+    .order_by(*_PLACE, _MEASUREMENTS.c.attempt)
+)
+
+
 def _rows(entry: Entry, digests: Mapping[str, str]) -> list[Row]:
     analytic = {name for name in entry.values if metric(name).scope is Scope.ANALYTIC}
     share = entry.seconds / max(len(entry.values) - len(analytic), 1)
@@ -242,12 +259,14 @@ def _rows(entry: Entry, digests: Mapping[str, str]) -> list[Row]:
     ]
 
 
-def _places(question: Question) -> dict[str, Place]:
+def _places(question: Question, contexts: _Contexts) -> dict[str, Place]:
     result = {}
     for name in question.metrics:
-        context = context_of(question.circumstances, name)
         scope = metric(name).scope
-        if scope is Scope.ANALYTIC or (scope is Scope.DEVICE and context["device"] is None):
+        if scope is Scope.ANALYTIC:
             continue
-        result[name] = (question.architecture_id, name, context_digest(context))
+        digest = contexts.digest(question.circumstances, name)
+        if scope is Scope.DEVICE and contexts.bodies[digest]["device"] is None:
+            continue
+        result[name] = (question.architecture_id, name, digest)
     return result

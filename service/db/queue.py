@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound, Stale
@@ -20,7 +20,7 @@ from service.db.jobs import counts, enqueue, enqueue_all, get, page, row, views
 from service.db.leasing import LEASE_S, lease
 from service.db.outcomes import Ended, Report, Verdict
 from service.db.paging import checked_id
-from service.db.tables import Job, Search, now
+from service.db.tables import Counter, Job, Search, now
 from service.wire.jobs import (
     CompleteBatch,
     Completed,
@@ -140,6 +140,10 @@ def expire(s: Session, time: datetime | None = None) -> int:
     over = [j for j in found.values() if j.state == State.LEASED and j.leased_until and j.leased_until < time]
     lost = [Ended(job, _after_loss(job, State.LOST, f"worker {job.worker} was not heard of in time")) for job in over]
     end(s, searches, lost, time)
+    if lost:
+        # Like the counter of the events only touched at the end: all who expire leases share it.
+        counted = update(Counter).where(Counter.name == "lease_expiries").values(value=Counter.value + len(lost))
+        s.execute(counted, execution_options={"synchronize_session": False})
     return len(lost)
 
 
@@ -161,13 +165,20 @@ _DRAINED = "drained"
 _FAILURES = (State.FAILED, State.INFEASIBLE, State.CANCELLED, State.QUEUED)
 
 
+_LOCKED = (
+    select(Job)
+    .where(Job.id.in_(bindparam("jobs", expanding=True)))
+    .order_by(Job.id)
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+
+
 def _lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, Job], dict[int, Search]]:
     """The jobs and their searches, locked in the order that `trial_ends.lock_searches` states."""
     wanted = sorted({checked_id(each, "job") for each in ids})
-    of_search = select(Job.search_id).where(Job.id.in_(wanted), Job.search_id.is_not(None)).distinct()
-    searches = trial_ends.lock_searches(s, [each for each in s.scalars(of_search) if each is not None])
-    query = select(Job).where(Job.id.in_(wanted)).order_by(Job.id).with_for_update(key_share=True)
-    found = {job.id: job for job in s.scalars(query.execution_options(populate_existing=True))}
+    searches = trial_ends.lock_searches_of(s, wanted)
+    found = {job.id: job for job in s.scalars(_LOCKED, {"jobs": wanted})}
     for each in wanted:
         if each not in found:
             raise NotFound("job", each)

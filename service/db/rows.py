@@ -1,10 +1,12 @@
-"""What several repositories do with rows: insert unless there, compare bodies, cut long lists."""
+"""What several repositories do with rows: write many at once, insert unless there, compare bodies, cut long lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement, FromClause, String, Text, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -34,11 +36,81 @@ def insert_new(
     """
     if not rows:
         return []
-    statement = upsert(table, s.get_bind().dialect.name).on_conflict_do_nothing()
+    if s.get_bind().dialect.name == "postgresql":
+        result = s.execute(_insert_arrays(table, tuple(rows[0]), returned, unless_there=True), _arrays(rows))
+        return list(result) if returned else []
+    statement = sqlite.insert(table.__table__).on_conflict_do_nothing()
     if returned:
         return list(s.execute(statement.returning(*returned), list(rows)))
     s.execute(statement, list(rows))
     return []
+
+
+def insert_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows that give the same columns, in their order, in one statement."""
+    if not rows:
+        return
+    if s.get_bind().dialect.name == "postgresql":
+        s.execute(_insert_arrays(table, tuple(rows[0]), ()), _arrays(rows))
+    else:
+        s.execute(insert(table.__table__), list(rows))
+
+
+def update_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Changes rows by their ``id``, each to its own values of the same columns, in one statement.
+
+    Past the unit of work: objects of this session do not learn of it.
+    """
+    if not rows:
+        return
+    if s.get_bind().dialect.name == "postgresql":
+        s.execute(_update_arrays(table, tuple(rows[0])), _arrays(rows))
+    else:
+        s.execute(_update_each(table, tuple(rows[0])), [{f"to_{n}": v for n, v in row.items()} for row in rows])
+
+
+# PostgreSQL is sent a column as one array: a list of VALUES has a parameter for every field, and executemany a message
+# for every row, which takes the client longer than the server needs to write them.
+
+
+def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {f"to_{name}": [row[name] for row in rows] for name in rows[0]}
+
+
+def _unnested(table: type[DeclarativeBase], names: Sequence[str]) -> FromClause:
+    columns = [table.__table__.c[name] for name in names]
+    # A cast to VARCHAR(n) would cut what is too long instead of refusing it.
+    types = [Text() if isinstance(column.type, String) else column.type for column in columns]
+    arrays = [bindparam(f"to_{n}", type_=postgresql.ARRAY(t, dimensions=1)) for n, t in zip(names, types, strict=True)]
+    return func.unnest(*arrays).table_valued(*names).render_derived("given")
+
+
+@lru_cache(maxsize=256)
+def _insert_arrays(
+    table: type[DeclarativeBase],
+    names: tuple[str, ...],
+    returned: tuple[ColumnElement[Any], ...],
+    *,
+    unless_there: bool = False,
+) -> Any:
+    given = _unnested(table, names)
+    statement = postgresql.insert(table.__table__).from_select(names, select(*(given.c[name] for name in names)))
+    if unless_there:
+        statement = statement.on_conflict_do_nothing()
+    return statement.returning(*returned) if returned else statement
+
+
+@lru_cache(maxsize=64)
+def _update_arrays(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
+    given, target = _unnested(table, names), table.__table__
+    return update(target).where(target.c.id == given.c.id).values({n: given.c[n] for n in names if n != "id"})
+
+
+@lru_cache(maxsize=64)
+def _update_each(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
+    target = table.__table__
+    values = {name: bindparam(f"to_{name}") for name in names if name != "id"}
+    return update(target).where(target.c.id == bindparam("to_id")).values(values)
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:

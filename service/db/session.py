@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,5 +180,5 @@ def _postgresql(url: URL, **options: Any) -> Engine:
     return create_engine(url, pool_pre_ping=True, json_serializer=_dumps, **options)
 
 
-_dumps = partial(json.dumps, allow_nan=False)
+_dumps = json.JSONEncoder(allow_nan=False).encode
 _ENGINES = {"sqlite": _sqlite, "postgresql": _postgresql}

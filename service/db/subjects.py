@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from service.core.metrics import Circumstances, Scope, metric
 from service.db import spaces, studies
 from service.db.architectures import unpack
 from service.db.tables import Architecture, Job, Space, Study, Supernet, Trial
-from service.wire.base import Metrics
+from service.db.trial_ends import TRIAL_COLUMNS, TrialRow
+from service.wire.base import Json, Metrics
+
+_JOBS = Job.__table__
+_TRIALS = Trial.__table__
+_ARCHITECTURES = Architecture.__table__
+_OF_JOBS = (
+    select(_JOBS.c.id, *TRIAL_COLUMNS)
+    .join(_ARCHITECTURES, _ARCHITECTURES.c.id == _JOBS.c.architecture_id)
+    .outerjoin(_TRIALS, _TRIALS.c.id == _JOBS.c.trial_id)
+    .where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))
+)
+# Studies and spaces are few and large: once each, not with every row.
+_OF_STUDIES = (
+    select(Study, Space, Supernet.weights)
+    .join(Space, Space.id == Study.space_id)
+    .outerjoin(Supernet, Supernet.id == Study.supernet_id)
+    .where(Study.id.in_(bindparam("studies", expanding=True)))
+    .execution_options(populate_existing=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One evaluation: its job, the trial it is made for if any, the architecture and what it is measured in."""
+    """One evaluation: its job, the trial it is made for if any, the architecture and what it is measured in.
+
+    ``weights`` are those that its evaluator uses.
+    """
 
     job: Job
-    trial: Trial | None
-    architecture: Architecture
+    trial: TrialRow | None
+    architecture_id: int
+    genes: bytes
     study: Study
     space: Space
     weights: str | None
+
+    @property
+    def evaluator(self) -> Json:
+        """Name and options of what measures: the study's, unless the job says otherwise."""
+        return evaluator_of(self.job, self.study)
 
     @property
     def split(self) -> str:
@@ -49,36 +77,50 @@ class Subject:
     def circumstances(self, device: str | None = None) -> Circumstances:
         """What its measurements depend on."""
         return studies.circumstances_with(
-            self.study, self.weights, self.split, device, fidelity=self.fidelity, seed=self.seed
+            self.study,
+            self.weights,
+            self.split,
+            device,
+            evaluator=self.evaluator,
+            fidelity=self.fidelity,
+            seed=self.seed,
         )
+
+
+def circumstances(subjects: Iterable[Subject], device: str | None = None) -> dict[int, Circumstances]:
+    """Job id → what its measurements depend on; one object for all that depend on the same (see `ledger`)."""
+    made: dict[tuple[int, int, str, float, int], Circumstances] = {}
+    result = {}
+    for each in subjects:
+        # The evaluator by identity: that of a study is one object, and an object's id is its own while a subject lives.
+        key = (each.study.id, id(each.evaluator), each.split, each.fidelity, each.seed)
+        if key not in made:
+            made[key] = each.circumstances(device)
+        result[each.job.id] = made[key]
+    return result
+
+
+def evaluator_of(job: Job, study: Study) -> Json:
+    """Name and options of the evaluator of a job: the study's, unless its payload names another."""
+    given: Json = job.payload.get("evaluator", study.evaluator)
+    return given
 
 
 def read(s: Session, jobs: Sequence[Job]) -> dict[int, Subject]:
     """Job id → subject, of jobs that have an architecture and a study."""
     if not jobs:
         return {}
-    # Studies and spaces are few and large: once each, not with every row.
-    of_study = (
-        select(Study, Space, Supernet.weights)
-        .join(Space, Space.id == Study.space_id)
-        .outerjoin(Supernet, Supernet.id == Study.supernet_id)
-        .where(Study.id.in_({job.study_id for job in jobs}))
-        .execution_options(populate_existing=True)
-    )
-    shared = {study.id: (study, space, weights) for study, space, weights in s.execute(of_study)}
-    of_job = (
-        select(Job.id, Trial, Architecture)
-        .join(Architecture, Architecture.id == Job.architecture_id)
-        .outerjoin(Trial, Trial.id == Job.trial_id)
-        .where(Job.id.in_([job.id for job in jobs]))
-        .execution_options(populate_existing=True)
-    )
+    of_studies = s.execute(_OF_STUDIES, {"studies": sorted({job.study_id for job in jobs if job.study_id is not None})})
+    shared = {study.id: (study, space, weights) for study, space, weights in of_studies}
     by_id = {job.id: job for job in jobs}
     result = {}
-    for job_id, trial, architecture in s.execute(of_job):
-        job = by_id[job_id]
+    for job_id, *columns in s.execute(_OF_JOBS, {"jobs": list(by_id)}):
+        job, row = by_id[job_id], TrialRow(*columns)
         if job.study_id is not None:
-            result[job_id] = Subject(job, trial, architecture, *shared[job.study_id])
+            trial = None if job.trial_id is None else row
+            study, space, weights = shared[job.study_id]
+            used = studies.weights_used(study, evaluator_of(job, study), weights)
+            result[job_id] = Subject(job, trial, row.architecture_id, row.genes, study, space, used)
     return result
 
 
@@ -90,7 +132,7 @@ def analytic(subjects: Sequence[Subject]) -> dict[int, Metrics]:
     result: dict[int, Metrics] = {}
     for group in by_space.values():
         space = spaces.load(group[0].space)
-        costs = space.cost(unpack([subject.architecture.genes for subject in group], len(space.choices)))
+        costs = space.cost(unpack([subject.genes for subject in group], len(space.choices)))
         for index, subject in enumerate(group):
             result[subject.job.id] = {
                 name: float(costs[name][index]) for name in subject.wanted if metric(name).scope is Scope.ANALYTIC

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy.orm import Session, load_only
 
 from service.core.states import OPEN, State
 from service.db import events, jobs
+from service.db.rows import update_all
 from service.db.tables import Architecture, Job, Search, Trial, now
 from service.wire.base import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """What the queue needs of a trial and its architecture: `TRIAL_COLUMNS`, in their order."""
+
+    id: int
+    search_id: int
+    study_id: int
+    number: int
+    ask: int
+    state: str
+    probe: bool
+    fidelity: float
+    wanted: list[str]
+    paid_s: float
+    architecture_id: int
+    key: str
+    genes: bytes
+
+
+# Columns of tables, not attributes of objects: a batch of results reads and writes them without the unit of work.
+_TRIALS = Trial.__table__
+_JOBS = Job.__table__
+_ARCHITECTURES = Architecture.__table__
+TRIAL_COLUMNS = tuple(
+    _TRIALS.c[name]
+    for name in ("id", "search_id", "study_id", "number", "ask", "state", "probe", "fidelity", "wanted", "paid_s")
+) + tuple(_ARCHITECTURES.c[name] for name in ("id", "key", "genes"))
+_OF_TRIALS = select(*TRIAL_COLUMNS).join(_ARCHITECTURES, _ARCHITECTURES.c.id == _TRIALS.c.architecture_id)
+_LOCKED_BY_JOBS = (
+    select(Search)
+    .options(load_only(Search.id, Search.study_id, Search.completions, raiseload=True))
+    .where(Search.id.in_(select(_JOBS.c.search_id).where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))))
+    .order_by(Search.id)
+    .with_for_update(key_share=True, of=Search)
+    .execution_options(populate_existing=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialEnd:
     """What became of a trial. ``seconds`` are added to what was paid for it before."""
 
-    trial: Trial
+    trial: TrialRow
     state: State
     reason: str = ""
     metrics: Metrics = field(default_factory=dict)
@@ -40,29 +80,47 @@ def lock_searches(s: Session, ids: Collection[int], *, skip_locked: bool = False
     return {search.id: search for search in s.scalars(locking)}
 
 
+def lock_searches_of(s: Session, job_ids: Collection[int]) -> dict[int, Search]:
+    """The searches that these jobs belong to, locked as in `lock_searches`; only what ends of trials need is read."""
+    return {search.id: search for search in s.scalars(_LOCKED_BY_JOBS, {"jobs": sorted(job_ids)})}
+
+
+def trials(s: Session, *criteria: ColumnElement[bool]) -> list[TrialRow]:
+    """The trials that pass all criteria, by search and number."""
+    query = _OF_TRIALS.where(*criteria).order_by(_TRIALS.c.search_id, _TRIALS.c.number)
+    return [TrialRow(*row) for row in s.execute(query)]
+
+
 def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]) -> None:
     """Ends open trials, numbering the ends within each (locked) search in the order given.
 
     A trial that has ended stays as it is.
     """
     time = now()
-    open_ends = [end for end in ends if State(end.trial.state) in OPEN]
-    wanted = {end.trial.architecture_id for end in open_ends}
-    query = select(Architecture.id, Architecture.key).where(Architecture.id.in_(wanted))
-    keys = dict(s.execute(query).all()) if wanted else {}
-    for end in open_ends:
-        trial, search = end.trial, searches[end.trial.search_id]
+    changes: list[dict[str, Any]] = []
+    for end in ends:
+        trial = end.trial
+        if State(trial.state) not in OPEN:
+            continue
+        search = searches[trial.search_id]
         search.completions += 1
-        trial.completion = search.completions
-        trial.state, trial.reason = end.state, end.reason
-        trial.metrics, trial.reused = dict(end.metrics), end.reused
-        trial.paid_s += end.seconds
-        trial.ended_at = time
+        changes.append(
+            {
+                "id": trial.id,
+                "state": end.state.value,
+                "reason": end.reason,
+                "metrics": dict(end.metrics),
+                "reused": end.reused,
+                "completion": search.completions,
+                "paid_s": trial.paid_s + end.seconds,
+                "ended_at": time,
+            }
+        )
         body = {
             "trial": trial.id,
             "number": trial.number,
             "ask": trial.ask,
-            "key": keys[trial.architecture_id],
+            "key": trial.key,
             "state": end.state.value,
             "reason": end.reason,
             "metrics": dict(end.metrics),
@@ -70,10 +128,22 @@ def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]
             "probe": trial.probe,
         }
         events.emit(s, "trial.ended", trial.study_id, trial.search_id, body)
+    update_all(s, Trial, changes)
     s.flush()
 
 
-def queued(s: Session, trials: Sequence[Trial]) -> None:
+def requeue(s: Session, paid: Mapping[int, float]) -> None:
+    """Trials whose work came back without an end wait again. ``paid``: trial id → seconds that it cost."""
+    if not paid:
+        return
+    waiting = trials(s, _TRIALS.c.id.in_(paid))
+    update_all(
+        s, Trial, [{"id": each.id, "state": State.QUEUED, "paid_s": each.paid_s + paid[each.id]} for each in waiting]
+    )
+    queued(s, waiting)
+
+
+def queued(s: Session, trials: Iterable[TrialRow]) -> None:
     """Tells that trials wait for a worker."""
     for trial in trials:
         body = {"trial": trial.id, "number": trial.number, "ask": trial.ask, "probe": trial.probe}
@@ -90,7 +160,6 @@ def cancel_open(s: Session, search: Search, reason: str) -> None:
         else:
             job.state, job.reason, job.ended_at = State.CANCELLED, reason, time
             ended.append(job)
-    waiting = select(Trial).where(Trial.search_id == search.id, Trial.state == State.QUEUED).order_by(Trial.number)
-    trials = s.scalars(waiting.execution_options(populate_existing=True)).all()
-    end_trials(s, {search.id: search}, [TrialEnd(trial, State.CANCELLED, reason) for trial in trials])
+    waiting = trials(s, _TRIALS.c.search_id == search.id, _TRIALS.c.state == State.QUEUED)
+    end_trials(s, {search.id: search}, [TrialEnd(trial, State.CANCELLED, reason) for trial in waiting])
     jobs.announce(s, ended)
