@@ -116,7 +116,8 @@ class NasBench201(SearchSpace):
     def _left(self) -> Genes:
         """(k, 6): all canonical rows within the restriction, in the order of their genes."""
         rows = _CELLS if self.identity == "row" else _CELLS[_representatives() == np.arange(len(_CELLS))]
-        return rows[self._allowed[np.arange(len(EDGES)), rows].all(axis=1)]
+        kept: Genes = rows[self._allowed[np.arange(len(EDGES)), rows].all(axis=1)]
+        return kept
 
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         rows = self._left()

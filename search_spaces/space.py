@@ -283,7 +283,11 @@ class SearchSpace(ABC):
                 column = int(np.flatnonzero(masked)[0])
                 choice = self.choices[column]
                 left = [o for o, keep in zip(choice.options, self._allowed[column], strict=False) if keep]
-                raise InvalidArchitecture(f"option is restricted, allowed are {_few(left)}", row=row, field=choice.name)
+                built = choice.options[int(self.canonical(checked[row : row + 1])[0, column])]
+                message = f"option {built!r} is restricted, allowed are {_few(left)}"
+                if built != choice.options[int(checked[row, column])]:
+                    message += " (in the canonical row, which is the one that is built)"
+                raise InvalidArchitecture(message, row=row, field=choice.name)
             raise InvalidArchitecture("cannot be built in this space", row=row, field="")
         return checked
 

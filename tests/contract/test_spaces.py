@@ -83,6 +83,11 @@ LISTED = 16_000
 
 # Digests, and keys of the smallest and the largest network. They never change: what is stored is found by them.
 PINNED = {
+    "declared-tiny": (
+        "7aa502a12e956074fc93f1b7e0fd1330",
+        "47ee6a0fc73ed479c76c97e8a878cf94",
+        "e78826655226fd489cf3695bd86727d9",
+    ),
     "mobilenetv3-default": (
         "a9894b75a2afa4f4052fee91d4d68770",
         "9db4ffb74589389f3bc032ddba55d6fe",
@@ -97,6 +102,16 @@ PINNED = {
         "43588269d5b57ca201c3067eab5dd194",
         "5f0804812425bf3b7a1b4586d461070a",
         "87b4fec381a8756c178fea5fa19a87fe",
+    ),
+    "nasbench201-default": (
+        "972313f7ec7e89e85da043686dcb67e3",
+        "728af4d8ef1165bce12a467cd984be9b",
+        "0a41e93a9cde7246750a67999ac2ec61",
+    ),
+    "nasbench201-tiny-row": (
+        "c86ce42b5a79fbabb4bfbf5dc1ebea4a",
+        "728af4d8ef1165bce12a467cd984be9b",
+        "0a41e93a9cde7246750a67999ac2ec61",
     ),
 }
 

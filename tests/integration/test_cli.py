@@ -86,6 +86,34 @@ def test_spaces_are_created_listed_shown_and_sampled(server: Served, run: Run, t
     assert all(each["macs"] > 0 for each in drawn)
 
 
+def test_spaces_with_a_notation_and_without_costs(server: Served, run: Run) -> None:
+    made = run("spaces", "create", "cells", "--plugin", "nasbench201", "--options", '{"cells": 1}', "--identity", "row")
+    assert made.code == 0
+    assert "architectures 15,625" in run("spaces", "show", "cells").out
+    drawn = run("spaces", "sample", "cells", "--count", "2", "--json").json
+    assert list(drawn[0]) == ["key", "macs", "params", "notation", "config", "genes"]
+    assert all(each["notation"].startswith(f"|{each['config']['e01']}~0|+|") for each in drawn)
+    assert "MACs" in run("spaces", "sample", "cells").out
+    choices = [{"name": "depth", "options": [1, 2]}, {"name": "kernel", "options": [3, 5], "when": {"depth": [2]}}]
+    options = json.dumps({"choices": choices})
+    assert run("spaces", "create", "mine", "--plugin", "declared", "--options", options).code == 0
+    assert "architectures 3" in run("spaces", "show", "mine").out
+    drawn = run("spaces", "sample", "mine", "--count", "9", "--json").json
+    assert [sorted(each) for each in drawn] == [["config", "genes", "key"]] * 3
+    assert {json.dumps(each["config"]) for each in drawn} == {
+        '{"depth": 1}',
+        '{"depth": 2, "kernel": 3}',
+        '{"depth": 2, "kernel": 5}',
+    }
+    shown = run("spaces", "sample", "mine").out
+    assert "MACs" not in shown
+    assert "depth" in shown
+    wrong = options.replace('"when": {"depth": [2]}', '"when": {"depth": [4]}')
+    refused = run("spaces", "create", "bad", "--plugin", "declared", "--options", wrong)
+    assert refused.code == 1
+    assert "options.choices.1.when.depth" in refused.err
+
+
 def test_a_supernet_is_created_and_its_training_is_queued(server: Served, run: Run) -> None:
     make_space(server.http)
     made = run(
