@@ -13,12 +13,14 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from service import api
+from service.access import Keyring
 from service.api.deps import Services
 from service.api.feed import Feed
 from service.api.install import TAGS
 from service.api.jobs import take_back
 from service.api.metrics import Metrics
 from service.dashboard import router as dashboard
+from service.db import keys
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
 from service.listening import bind
@@ -48,15 +50,16 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop_watching = services.metrics.watch(db.engine)
         reader = asyncio.create_task(services.feed.run())
-        upkeep = asyncio.create_task(take_back(services))
+        upkeep = [asyncio.create_task(each) for each in (take_back(services), services.keyring.keep_noting())]
         try:
             yield
         finally:
             services.feed.close()
             await reader
-            upkeep.cancel()
-            with suppress(asyncio.CancelledError):
-                await upkeep
+            for each in upkeep:
+                each.cancel()
+                with suppress(asyncio.CancelledError):
+                    await each
             stop_watching()
             if database is None:
                 db.dispose()
@@ -68,6 +71,7 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
         feed=Feed(db, settings.poll_s),
         metrics=Metrics(),
         leasing=CapacityLimiter(LEASING_THREADS),
+        keyring=Keyring(db, settings.rate),
     )
     app = FastAPI(
         title="Frontier",
@@ -82,6 +86,7 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
     )
     app.state.database = db
     app.state.settings = settings
+    app.state.keyring = services.keyring
     api.install(app, services)
     app.include_router(dashboard)
     return app
@@ -90,8 +95,13 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
 def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serves until SIGINT or SIGTERM. ``listener`` is a bound socket to use instead of binding one."""
     app = create_app(settings)
-    with listener or bind(settings) as bound:
+    with listener or bind(settings, lambda: _guarded(app.state.database)) as bound:
         asyncio.run(run_server(server_of(app), app, bound))
+
+
+def _guarded(database: Database) -> bool:
+    with database.read() as session:
+        return keys.guarded(session)
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:

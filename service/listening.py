@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from contextlib import suppress
+from collections.abc import Callable
 
 from service.core.errors import Invalid
 from service.settings import Settings
 
 
-def bind(settings: Settings) -> socket.socket:
-    """A socket on the settings' address. Without keys it must be this machine's own: raises `Invalid`."""
-    check_address(settings.host)
+def bind(settings: Settings, guarded: Callable[[], bool] = lambda: False) -> socket.socket:
+    """A socket on the settings' address.
+
+    Where other machines reach it callers must need keys: raises `Invalid` unless ``guarded``, which is asked only
+    then, says so.
+    """
+    check_address(settings.host, guarded)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -24,16 +28,19 @@ def bind(settings: Settings) -> socket.socket:
     return bound
 
 
-def check_address(host: str) -> None:
+def check_address(host: str, guarded: Callable[[], bool] = lambda: False) -> None:
     """Refuses addresses that other machines reach, while there are no keys that could keep them out."""
-    addresses = [host]
-    if host == "localhost":
-        addresses = ["127.0.0.1"]
-    with suppress(ValueError):
-        if all(ipaddress.ip_address(address).is_loopback for address in addresses):
-            return
-    raise Invalid(
-        "host",
-        f"{host!r} is not a loopback address: without keys anybody who reaches the server could use it; "
-        "bind 127.0.0.1 and forward the port, for example with ssh -L",
-    )
+    if not is_local(host) and not guarded():
+        raise Invalid(
+            "host",
+            f"{host!r} is not a loopback address: without keys anybody who reaches the server could use it; "
+            "make one with `frontier keys create`, or bind 127.0.0.1 and forward the port, for example with ssh -L",
+        )
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address to bind. Names other than localhost may be anything."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

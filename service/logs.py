@@ -1,16 +1,34 @@
 """Structured logs on standard error: lines for people on a terminal, JSON elsewhere.
 
-The standard library's loggers (uvicorn, alembic) go the same way. Nothing logs headers, queries or bodies.
+The standard library's loggers (uvicorn, alembic) go the same way. Nothing logs headers, queries or bodies; should a
+secret get into a line all the same, `redact` takes it out.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+_SECRETS = (
+    # Keys of this server.
+    (re.compile(r"frontier_[A-Za-z0-9_\-]{43}"), "frontier_***"),
+    # Passwords in addresses of databases and proxies; one with an @ in it ends at the last.
+    (re.compile(r"([A-Za-z][\w+.\-]*://[^\s/@:\"']*:)[^\s/\"']*@"), r"\1***@"),
+    # Passwords in connection strings and queries.
+    (re.compile(r"((?:password|passwd|pwd)=)[^\s&\"']+", re.IGNORECASE), r"\1***"),
+)
+
+
+def redact(text: str) -> str:
+    """The text without keys and passwords."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def configure(level: str, process: str) -> None:
@@ -39,7 +57,7 @@ def configure(level: str, process: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, _redacted],
         )
     )
     root = logging.getLogger()
@@ -47,6 +65,11 @@ def configure(level: str, process: str) -> None:
     root.setLevel(level)
     for chatty in ("httpx", "httpcore", "alembic.runtime.plugins"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _redacted(_logger: Any, _method: str, line: Any) -> str:
+    """Last, so that tracebacks are looked through too."""
+    return redact(str(line))
 
 
 def _named(process: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,6 +28,21 @@ class Settings(BaseSettings):
     )
     cache: Path | None = Field(default=None, description="Workers keep artifacts here; below `home` if unset.")
     threads: int = Field(default=1, ge=1, description="Processor threads of a CPU worker.")
+    key: SecretStr = Field(
+        default=SecretStr(""),
+        description="The key that commands and workers send. There is no option for it: shells keep their history.",
+    )
+    hosts: str = Field(
+        default="",
+        description="Names that the API answers to, comma-separated, besides this machine's own. If empty: any when it "
+        "is bound beyond this machine, where every caller needs a key, else none.",
+    )
+    rate: float = Field(
+        default=1000.0,
+        ge=0,
+        description="Requests a second that one caller may make, in bursts of twice as many; 0 limits neither these "
+        "nor wrong keys.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @property
@@ -44,6 +59,11 @@ class Settings(BaseSettings):
     def cache_folder(self) -> Path:
         """A worker's cache of artifacts."""
         return (self.cache or self.home / "cache").absolute()
+
+    @property
+    def bearer(self) -> str | None:
+        """The key to send, if there is one."""
+        return self.key.get_secret_value().strip() or None
 
     @property
     def server_url(self) -> str:

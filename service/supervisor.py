@@ -25,11 +25,15 @@ LARGEST_LOG = 20 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One child: its name, the arguments of ``frontier``, and file descriptors it inherits."""
+    """One child: its name, the arguments of ``frontier``, file descriptors it inherits, and secrets for it alone.
+
+    ``secrets`` are environment variables: arguments can be read by everybody on the machine.
+    """
 
     name: str
     arguments: tuple[str, ...]
     descriptors: tuple[int, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env={**self._environment, **child.part.secrets},
                 pass_fds=child.part.descriptors,
                 start_new_session=True,
             )

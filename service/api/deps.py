@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
 import re
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from anyio import CapacityLimiter
-from fastapi import Depends, HTTPException, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service.access import Keyring, Principal
 from service.api.feed import Feed
 from service.api.metrics import Metrics
 from service.core.errors import Invalid
@@ -38,13 +38,7 @@ class Services:
     feed: Feed
     metrics: Metrics
     leasing: CapacityLimiter
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls. Keys with scopes will name others than the local user."""
-
-    name: str
+    keyring: Keyring
 
 
 async def _services(request: Request) -> Services:
@@ -57,11 +51,9 @@ async def _database(services: Annotated[Services, Depends(_services)]) -> Databa
 
 
 async def _principal(request: Request) -> Principal:
-    """Without keys only this machine is served."""
-    address = request.client.host if request.client else ""
-    if not is_loopback(address):
-        raise HTTPException(403, "without keys the server answers to its own machine only")
-    return Principal("local")
+    """Whom `Authenticated` let in."""
+    principal: Principal = request.state.principal
+    return principal
 
 
 _SUSPECT = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]|\\u0000|\d{19}|[eE]\+?\d{3}")
@@ -110,14 +102,6 @@ def _check_storable(value: Any, path: str) -> None:
             raise Invalid(field.encode(errors="replace").decode(), "must be Unicode text without NUL characters")
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is this machine's own."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 def created(response: Response, new: bool) -> None:
     """201 for what was made now, 200 for what was there already."""
     response.status_code = 201 if new else 200
@@ -130,7 +114,7 @@ State: TypeAlias = Annotated[Services, Depends(_services)]
 # nobody can finish.
 Db: TypeAlias = Annotated[Database, Depends(_database)]
 
-COMMON = [Depends(_principal), Depends(_storable_body)]
+COMMON = [Depends(_storable_body)]
 """Dependencies of every route under /v1."""
 
 PageSize: TypeAlias = Annotated[int, Query(ge=1, le=200, description="Items on a page, at most 200.")]

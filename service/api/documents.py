@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.api.auth import OPEN, needed
 from service.api.problems import MEDIA_TYPE
 from service.wire.base import Problem
 from service.wire.jobs import EventOut
@@ -16,17 +17,32 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _MEANINGS: Mapping[int, str] = {
     400: "The body cannot be read.",
-    403: "The request comes from elsewhere: another machine, host name or web site.",
+    401: "No key came with the request, or one that is unknown, revoked or expired; `detail` says which.",
+    403: "The key's scopes do not allow it, or the request comes from elsewhere: another machine, host or web site.",
     404: "There is no such thing; `errors` names its kind.",
     409: "It clashes with what is stored, the lease is held by somebody else now (`urn:frontier:stale`), or "
     "the same request is being answered at this moment (`urn:frontier:still-running`).",
     413: "The body is larger than the server takes.",
     422: "The request is wrong; `errors` names each field and what would be right.",
+    429: "The caller sends too many requests, or its address too many wrong keys.",
     500: "The server failed. The log has more under the request id.",
     503: "Something that is needed is not there at present; trying again helps.",
 }
 _ALWAYS = (403, 500, 503)
 _WITH_BODY = (400, 413)
+_GUARDED = (401, 429)
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of this server. The scopes of which a caller needs one stand with each operation. While no "
+    "key was made, requests from the server's own machine need none.",
+}
+_WAIT = {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}
+_HEADERS: Mapping[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "`Bearer`, and what is wrong (RFC 6750).", "schema": {"type": "string"}}},
+    429: {"Retry-After": _WAIT},
+    503: {"Retry-After": _WAIT},
+}
 
 # Descriptions of fields that mean the same wherever they occur; a field's own description wins.
 _GLOSSARY: Mapping[str, str] = {
@@ -125,8 +141,12 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
-    for operation in _operations(document):
+    for path, method, operation in _operations(document):
+        if not OPEN.fullmatch(path):
+            scopes = needed(method.upper(), path).scopes
+            operation["security"] = [{"key": [str(scope)]} for scope in scopes]
         _document_problems(operation)
+    document["components"]["securitySchemes"] = {"key": _KEY}
     for schema in schemas.values():
         for field, described in schema.get("properties", {}).items():
             if "description" not in described and field in _GLOSSARY:
@@ -134,15 +154,18 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document.get("paths", {}).values():
-        yield from path.values()
+def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, operations in document.get("paths", {}).items():
+        for method, operation in operations.items():
+            yield path, method, operation
 
 
 def _document_problems(operation: dict[str, Any]) -> None:
     responses: dict[str, Any] = operation["responses"]
     statuses = {int(status) for status in responses if status.isdigit() and int(status) >= 400}
     statuses.update(_ALWAYS)
+    if "security" in operation:
+        statuses.update(_GUARDED)
     if "requestBody" in operation:
         statuses.update(_WITH_BODY)
     if "requestBody" in operation or "parameters" in operation:
@@ -152,14 +175,12 @@ def _document_problems(operation: dict[str, Any]) -> None:
     elif "422" in responses:
         statuses.remove(422)
         del responses["422"]
-    if "content" in responses.get("201", {}):
+    if "200" in responses and "content" in responses.get("201", {}):
         # A creation answers the same, whether it was new or not.
         responses["200"] = {**responses["200"], "content": responses["201"]["content"]}
     for status in sorted(statuses):
         headers = {"X-Request-ID": {"description": "Names the request in the log.", "schema": {"type": "string"}}}
-        if status == 503:
-            wait = {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}
-            headers["Retry-After"] = wait
+        headers.update(_HEADERS.get(status, {}))
         responses[str(status)] = {
             "description": _MEANINGS[status],
             "headers": headers,

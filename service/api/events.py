@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from service.api.deps import COMMON, LONGEST_INTEGER, Db, State, StudyFilter
+from service.api.deps import COMMON, LONGEST_INTEGER, Caller, Db, State, StudyFilter
 from service.api.documents import problems
 from service.db import studies
 
@@ -46,6 +46,7 @@ _STREAM = {"description": "Events, until the connection is closed.", "content": 
 @router.get("/events", response_class=EventSourceResponse, responses={200: _STREAM, **problems(404)})
 async def stream_events(
     services: State,
+    caller: Caller,
     study: Annotated[str | None, Depends(_study)],
     after: Annotated[
         int | None,
@@ -65,7 +66,7 @@ async def stream_events(
 
     Server-sent events: `id` is the event's number, `event` its kind, `data` an `EventOut`. Numbers are gapless, in the
     order of commits over all studies. Without a starting point the stream begins now. When nothing happens for 15
-    seconds a comment is sent.
+    seconds a comment is sent. The stream ends when the caller's key does.
     """
     start = after if last_event_id is None else last_event_id
     if start is None:
@@ -73,4 +74,6 @@ async def stream_events(
     # Sent when the start is known: whoever has read it misses nothing from then on.
     yield ServerSentEvent(retry=RECONNECT_MS, comment="frontier")
     async for event in services.feed.events(start, study):
+        if not await services.keyring.holds(caller):
+            return
         yield ServerSentEvent(id=str(event.number), event=event.kind, data=event)

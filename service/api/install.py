@@ -6,19 +6,24 @@ from fastapi import APIRouter, FastAPI
 
 from service.api import (
     artifacts,
+    auth,
     documents,
     events,
     health,
     jobs,
+    keys,
     middleware,
     problems,
     searches,
     spaces,
     studies,
     supernets,
+    trials,
     workers,
 )
 from service.api.deps import Services
+from service.listening import is_local
+from service.settings import Settings
 
 MAX_BODY_BYTES = 16 * 2**20
 """Of requests other than artifacts."""
@@ -34,6 +39,7 @@ TAGS = {
     "workers": "Who does the work, and the data sets they have.",
     "artifacts": "Files by content.",
     "events": "What happens, as it happens.",
+    "keys": "Who may call, and what for.",
     "operation": "Health and metrics.",
 }
 """Tag → description, in the order of the document."""
@@ -48,10 +54,18 @@ def install(app: FastAPI, services: Services) -> None:
     documents.install(app)
     # The last one added is the outermost.
     app.add_middleware(middleware.BodyLimit, limit=MAX_BODY_BYTES, artifact_limit=artifacts.MAX_ARTIFACT_BYTES)
-    app.add_middleware(middleware.OriginGuard, hosts=middleware.LOOPBACK_HOSTS | {services.settings.host})
+    own = middleware.LOOPBACK_HOSTS | {services.settings.host.lower()}
+    app.add_middleware(auth.Authenticated, keyring=services.keyring, own_hosts=own)
+    app.add_middleware(middleware.OriginGuard, hosts=_hosts(services.settings, own))
     app.add_middleware(middleware.Observed)
 
 
+def _hosts(settings: Settings, own: frozenset[str]) -> frozenset[str] | None:
+    """Names that the server answers to. Beyond this machine that is any, unless the settings name some."""
+    named = frozenset(filter(None, (host.strip().lower() for host in settings.hosts.split(","))))
+    return own | named if named or is_local(settings.host) else None
+
+
 def _routers() -> list[APIRouter]:
-    resources = (spaces, supernets, studies, searches, jobs, workers, artifacts, events, health)
+    resources = (spaces, supernets, studies, searches, trials, jobs, workers, artifacts, events, keys, health)
     return [resource.router for resource in resources]

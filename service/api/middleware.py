@@ -19,15 +19,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access import hostname
+from service.api.auth import SAFE, needed
 from service.api.problems import internal_problem, problem_response
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 DRAINED_BYTES = 64 * 2**20
 """So much of a body beyond the limit is read and dropped."""
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 log = structlog.get_logger("frontier.api")
+audit = structlog.get_logger("frontier.audit")
 
 
 @final
@@ -75,8 +77,9 @@ class Observed:
         template = "unknown" if route is None else str(route.path)
         services = scope["app"].state.services
         services.metrics.answered(scope["method"], template, status, seconds)
-        if scope["method"] not in _SAFE and status < 400:
+        if scope["method"] not in SAFE and status < 400:
             services.feed.poke()
+            _audit(scope, template, status)
         quiet = template in ("/healthz", "/readyz", "/metrics") or template.startswith("/v1/jobs")
         write = log.debug if quiet and status < 400 else log.info
         write("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1))
@@ -124,12 +127,16 @@ class BodyLimit:
 
 @final
 class OriginGuard:
-    """Keeps other web sites out of a server without keys: a page from elsewhere can make the user's browser send
-    requests here, by a name that resolves to this machine (refused by Host) or blindly (refused by Origin)."""
+    """Keeps other web sites out: a page from elsewhere can make the user's browser send requests here, by a name that
+    resolves to this machine (refused by Host) or blindly (refused by Origin).
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    Without ``hosts`` any name is answered: `Authenticated` lets nobody in without a key then, but under the machine's
+    own names.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,20 +144,27 @@ class OriginGuard:
             return
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _hostname(host) not in self._hosts:
+        if self._hosts is not None and hostname(host) not in self._hosts:
             detail = f"the Host header names another machine; answered are {', '.join(sorted(self._hosts))}"
             await problem_response(403, detail)(scope, receive, send)
             return
         origin = headers.get("origin")
-        if scope["method"] not in _SAFE and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if scope["method"] not in SAFE and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             detail = "the request comes from another web site"
             await problem_response(403, detail)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
-def _hostname(authority: str) -> str:
-    try:
-        return (urlsplit(f"//{authority}").hostname or "").lower()
-    except ValueError:
-        return ""
+def _audit(scope: Scope, template: str, status: int) -> None:
+    """A change that was made, and by whom. The request's id is on every line of the log."""
+    principal = scope.get("state", {}).get("principal")
+    write = audit.debug if needed(scope["method"], scope["path"]).steady else audit.info
+    write(
+        "audit",
+        principal=None if principal is None else principal.name,
+        method=scope["method"],
+        route=template,
+        path=scope["path"],
+        status=status,
+    )

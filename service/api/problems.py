@@ -4,6 +4,9 @@
 raised                              status  `Problem.type`
 ==================================  ======  ==================================================
 `Invalid`, request validation       422     ``urn:frontier:invalid``
+`Unauthorized`                      401     ``urn:frontier:unauthorized``, with WWW-Authenticate
+`Forbidden`                         403     ``urn:frontier:forbidden``
+`TooMany`                           429     ``urn:frontier:too-many``, with Retry-After
 `InvalidSpace`, `UnknownPlugin` ...  422     ``urn:frontier:invalid``
 `NotFound`                          404     ``urn:frontier:not-found``
 `Stale`                             409     ``urn:frontier:stale``
@@ -17,6 +20,7 @@ anything else                       500     ``urn:frontier:internal``, with the 
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -31,13 +35,26 @@ from starlette.exceptions import HTTPException
 
 from search_spaces.plugins import UnknownPlugin
 from search_spaces.space import InvalidArchitecture, InvalidSpace, Unsupported
-from service.core.errors import Conflict, FrontierError, Invalid, NotFound, Stale, StillRunning, Unavailable
+from service.core.errors import (
+    Conflict,
+    Forbidden,
+    FrontierError,
+    Invalid,
+    NotFound,
+    Stale,
+    StillRunning,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+)
 from service.wire.base import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 STILL_RUNNING = "urn:frontier:still-running"
 RETRY_AFTER_S = 1
 """What a 503 asks for: a locked database is free again within a moment."""
+OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+"""What a database raises that cannot be reached or is busy."""
 
 log = structlog.get_logger("frontier.api")
 
@@ -65,11 +82,16 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, _space_error)
     app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(OSError, _system_error)
-    for outage in (OperationalError, InterfaceError, PoolTimeout):
-        app.add_exception_handler(outage, _database_error)
+    for kind in OUTAGES:
+        app.add_exception_handler(kind, _database_error)
 
 
 async def _frontier_error(_: Request, error: Exception) -> Response:
+    return answer(error)
+
+
+def answer(error: Exception) -> Response:
+    """The problem that an error of the tree is, for those whom no handler serves: middleware and pages."""
     match error:
         case Invalid():
             message = _with_allowed(error.message, error.details.get("allowed"))
@@ -84,6 +106,16 @@ async def _frontier_error(_: Request, error: Exception) -> Response:
             return problem_response(409, error.message, kind="urn:frontier:stale")
         case Conflict():
             return problem_response(409, error.message, kind="urn:frontier:conflict")
+        case Unauthorized():
+            # RFC 6750: a request without a key is told only which scheme there is.
+            asked = 'Bearer error="invalid_token"' if error.presented else "Bearer"
+            headers = {"WWW-Authenticate": asked}
+            return problem_response(401, error.message, kind="urn:frontier:unauthorized", headers=headers)
+        case Forbidden():
+            return problem_response(403, error.message, kind="urn:frontier:forbidden")
+        case TooMany():
+            headers = {"Retry-After": str(max(1, math.ceil(error.wait_s)))}
+            return problem_response(429, error.message, kind="urn:frontier:too-many", headers=headers)
         case Unavailable():
             return unavailable(error.message)
         case _:
@@ -114,6 +146,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _database_error(_: Request, error: Exception) -> Response:
+    return outage(error)
+
+
+def outage(error: Exception) -> Response:
+    """503 for one of `OUTAGES`."""
     # The statement and its parameters are for the log; the client needs to know that waiting helps.
     log.warning("database_unavailable", error=str(error.__cause__ or error))
     return unavailable("the database cannot be reached or is busy")

@@ -20,7 +20,8 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from service.api.deps import Caller, Db, Principal
+from service.access import Principal
+from service.api.deps import Caller, Db
 from service.api.documents import IDEMPOTENCY_KEY
 from service.core.errors import StillRunning
 from service.db import requests

@@ -51,15 +51,15 @@ def connect(url: str | None) -> Client:
 
     Somebody waits at the terminal: a server that is not there is said at once. One that goes away later is waited for.
     """
+    settings = Settings()
     if url is None:
-        settings = Settings()
         url = running_url(server_file(settings)) or settings.server_url
     with Client(url, tries=1, timeout=10) as probe:
         try:
             probe.health()
         except ConnectionFailed as error:
             raise CommandError(f"{error}; start a server with `frontier serve`, or name one with --url") from error
-    return Client(url)
+    return Client(url, settings.bearer)
 
 
 def running_url(file: Path) -> str | None:

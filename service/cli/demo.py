@@ -63,7 +63,7 @@ def demo(
     """Run a real search from end to end on this machine: train a super-network, search, predict, export."""
     settings = settings_with(home=home)
     began = time.monotonic()
-    with running_server(settings.home, dataset) as server, Client(server.url) as client:
+    with running_server(settings.home, dataset) as server, Client(server.url, settings.bearer) as client:
         out.print(f"Frontier is running at {server.url}")
         data = announced(client, dataset, server.process)
         result = run(client, data, evaluations, seed)

@@ -14,7 +14,9 @@ from service.wire.jobs import JobKind
 
 # Each command imports what it runs: a worker's machine has no database driver, an API's has no torch.
 
-Host = Annotated[str | None, typer.Option(help="Address to bind; without keys it must be a loopback address.")]
+Host = Annotated[
+    str | None, typer.Option(help="Address to bind; without keys (`frontier keys`) it must be a loopback address.")
+]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to bind; 0 picks a free one.")]
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", envvar="FRONTIER_DATABASE_URL", help="SQLite below home by default.")
@@ -29,8 +31,10 @@ def api(
     listener: Annotated[int | None, typer.Option("--fd", hidden=True, help="A bound socket to serve.")] = None,
 ) -> None:
     """Run the REST API and the dashboard."""
+    from service.cli.keys import guarded
+
     settings = settings_with(home=home, host=host, port=port, database_url=database_url)
-    bound = bind(settings) if listener is None else socket.socket(fileno=listener)
+    bound = bind(settings, lambda: guarded(settings)) if listener is None else socket.socket(fileno=listener)
     configure(settings.log_level, "api")
 
     from service import app

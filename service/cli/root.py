@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service.cli import (
+    confirm,
     db,
     demo,
     export,
     jobs,
+    keys,
     predictors,
     processes,
     proxies,
@@ -31,6 +33,7 @@ from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
 from service.client import ApiError, FrontierClientError
 from service.core.errors import FrontierError, Invalid
+from service.logs import redact
 
 OURS = frozenset({"predictors", "search_spaces", "service"})
 
@@ -53,9 +56,11 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(searches.app, name="search")
 app.add_typer(predictors.app, name="predictors")
 app.add_typer(proxies.app, name="proxies")
+searches.app.command("confirm")(confirm.confirm)
 searches.app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.command("demo")(demo.demo)
 
@@ -86,7 +91,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         line, code = describe(error)
-        typer.echo(f"frontier: {' '.join(line.split())}", err=True)
+        typer.echo(f"frontier: {redact(' '.join(line.split()))}", err=True)
         sys.exit(code)
 
 
@@ -95,6 +100,8 @@ def describe(error: Exception) -> tuple[str, int]:
     match error:
         case ApiError() if error.status >= 500 and error.request_id:
             return f"{error} (request {error.request_id})", 1
+        case ApiError() if error.status == 401:
+            return f"{error}; commands send the one in the variable FRONTIER_KEY", 1
         case CommandError() | FrontierClientError() | OSError():
             return str(error), 1
         case Invalid():

@@ -21,6 +21,7 @@ import typer
 
 from service.cli.common import CommandError, Home, server_file, settings_with
 from service.cli.db import opened
+from service.cli.keys import guarded, local_key
 from service.cli.processes import DatabaseUrl, Host, Port
 from service.core.errors import Invalid
 from service.listening import bind
@@ -30,6 +31,7 @@ from service.supervisor import TICK_S, Part, Supervisor
 START_S = 60.0
 """Seconds that the API has for its first answer."""
 _BIND_S = 5.0
+_NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine finds a server bound to all addresses
 
 
 def serve(
@@ -51,10 +53,11 @@ def serve(
     with _alone(settings.home), _bound(settings) as listener:
         with opened(home=settings.home, database_url=settings.database) as database:
             database.upgrade()
-        _supervise(settings, listener, cpu_workers, gpu_workers)
+        with local_key(settings) as key:
+            _supervise(settings, listener, cpu_workers, gpu_workers, key)
 
 
-def _supervise(settings: Settings, listener: socket.socket, cpu_workers: int, gpu_workers: bool) -> None:
+def _supervise(settings: Settings, listener: socket.socket, cpu_workers: int, gpu_workers: bool, key: str) -> None:
     url = _address(listener)
     environment = {
         "FRONTIER_HOME": str(settings.home),
@@ -76,9 +79,9 @@ def _supervise(settings: Settings, listener: socket.socket, cpu_workers: int, gp
         _write_atomically(file, {"url": url, "pid": os.getpid(), "started_at": datetime.now(UTC).isoformat()})
         supervisor.start(Part("controller", ("controller",)))
         for number in range(cpu_workers):
-            supervisor.start(_worker("cpu", f"cpu{number}"))
+            supervisor.start(_worker("cpu", f"cpu{number}", key))
         for number in range(_gpus() if gpu_workers else 0):
-            supervisor.start(_worker(f"cuda:{number}", f"cuda{number}"))
+            supervisor.start(_worker(f"cuda:{number}", f"cuda{number}", key))
         typer.echo(f"Frontier is running at {url}")
         typer.echo(f"Logs are in {settings.home / 'logs'}; Ctrl-C ends it.")
         supervisor.run()
@@ -87,8 +90,9 @@ def _supervise(settings: Settings, listener: socket.socket, cpu_workers: int, gp
         supervisor.stop()
 
 
-def _worker(device: str, name: str) -> Part:
-    return Part(f"worker-{name}", ("worker", "--device", device, "--name", f"local-{name}"))
+def _worker(device: str, name: str, key: str) -> Part:
+    command = ("worker", "--device", device, "--name", f"local-{name}")
+    return Part(f"worker-{name}", command, secrets={"FRONTIER_KEY": key})
 
 
 def _answers(supervisor: Supervisor, url: str) -> bool:
@@ -134,7 +138,7 @@ def _bound(settings: Settings) -> Iterator[socket.socket]:
     deadline = time.monotonic() + _BIND_S
     while True:
         try:
-            listener = bind(settings)
+            listener = bind(settings, lambda: guarded(settings))
             break
         except Invalid as error:
             if error.field != "port" or time.monotonic() > deadline:
@@ -147,6 +151,7 @@ def _bound(settings: Settings) -> Iterator[socket.socket]:
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
+    host = _NEAR.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -17,11 +17,14 @@ Errors, as one tree::
     ├── JobFailed           a job that was waited for did not succeed; carries the job
     ├── WaitTimeout         a job that was waited for had not ended in time; carries the job
     └── ApiError            the server refused: carries status, problem and request id
+        ├── Unauthorized    401: no key, or one that is unknown, revoked or expired
+        ├── Forbidden       403: the key's scopes do not allow it
         ├── NotFound        404
         ├── Conflict        409
         │   ├── Stale       somebody else has a newer lease
         │   └── StillRunning  the same request is being answered at this moment, after several tries
         ├── Invalid         422: the problem names each field
+        ├── TooMany         429, after several tries
         └── Unavailable     503, after several tries
 """
 
@@ -31,12 +34,15 @@ from service.client.errors import (
     Conflict,
     ConnectionFailed,
     DigestMismatch,
+    Forbidden,
     FrontierClientError,
     Invalid,
     JobFailed,
     NotFound,
     Stale,
     StillRunning,
+    TooMany,
+    Unauthorized,
     Unavailable,
     UnexpectedAnswer,
     WaitTimeout,
@@ -48,12 +54,15 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "DigestMismatch",
+    "Forbidden",
     "FrontierClientError",
     "Invalid",
     "JobFailed",
     "NotFound",
     "Stale",
     "StillRunning",
+    "TooMany",
+    "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
     "WaitTimeout",

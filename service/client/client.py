@@ -11,6 +11,7 @@ import httpx
 from service.client.artifacts import Artifacts
 from service.client.events import follow
 from service.client.http import TRIES, Http
+from service.client.keys import Keys
 from service.client.resources import Datasets, Predictors, Searches, Spaces, Studies, Supernets, Trials
 from service.client.work import Jobs, Workers
 from service.wire.base import Json
@@ -32,6 +33,7 @@ class Client:
     Attributes:
         spaces, datasets, supernets, studies, searches, trials, predictors: What is searched, and what was found.
         jobs, workers, artifacts: The queue, who works on it, and files.
+        keys: Who may call, for those whose key has scope admin.
 
     What is safe to repeat is repeated when the connection breaks: reading, creating by name, verbs that change nothing
     the second time, heartbeats, and results of jobs. ``list`` methods read page after page as they are iterated.
@@ -57,6 +59,7 @@ class Client:
         self.jobs = Jobs(self._http)
         self.workers = Workers(self._http)
         self.artifacts = Artifacts(self._http)
+        self.keys = Keys(self._http)
 
     def __enter__(self) -> Self:
         return self

@@ -72,11 +72,31 @@ class Invalid(ApiError):
     """The request is wrong."""
 
 
+class Unauthorized(ApiError):
+    """The server asks for a key, or this one does not count."""
+
+
+class Forbidden(ApiError):
+    """The key's scopes do not allow it, or the request comes from elsewhere."""
+
+
+class TooMany(ApiError):
+    """Too many requests."""
+
+
 class Unavailable(ApiError):
     """The server could not serve the request now."""
 
 
-_KINDS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 422: Invalid, 503: Unavailable}
+_KINDS: dict[int, type[ApiError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    422: Invalid,
+    429: TooMany,
+    503: Unavailable,
+}
 _TYPES: dict[str, type[ApiError]] = {"urn:frontier:stale": Stale, "urn:frontier:still-running": StillRunning}
 
 

@@ -25,15 +25,16 @@ _LONGEST_PAUSE_S = 10.0
 # Nothing reached the server: any request may be sent again.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _GATEWAY = frozenset({502, 504})
+_WAITING = frozenset({429, 503})
 
 
 @final
 class Http:
     """One connection pool. Threads may share it.
 
-    A request is repeated if that cannot do harm: always when it never reached the server or was answered by 503 (then
-    nothing was written), and after a broken connection unless it is a POST that is not ``repeatable``. Every other
-    POST carries an idempotency key, the same in all its tries.
+    A request is repeated if that cannot do harm: always when it never reached the server or was answered by 429 or 503
+    (then nothing was written), and after a broken connection unless it is a POST that is not ``repeatable``. Every
+    other POST carries an idempotency key, the same in all its tries.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Http:
             else:
                 if response.status_code < 400:
                     return response
-                passing = response.status_code == 503 or (repeatable and response.status_code in _GATEWAY)
+                passing = response.status_code in _WAITING or (repeatable and response.status_code in _GATEWAY)
                 refused = error_of(response)
                 if number == self.tries or not (passing or isinstance(refused, StillRunning)):
                     raise refused

@@ -8,6 +8,9 @@
     ├── Conflict         it clashes with what is stored (another body under the same name, wrong state)
     ├── StillRunning     the same request is being answered at this moment
     ├── Stale            the lease was lost: another holder has a newer token
+    ├── Unauthorized     nobody knows who asks: no key, or one that is unknown, revoked or expired
+    ├── Forbidden        who asks may not do this
+    ├── TooMany          who asks does so too often: carries how long to wait
     ├── Unavailable      something that is needed is not there now; trying again later can help
     ├── Fault            a plug-in broke its contract: the fault of its author, never of the request
     └── JobError         what a job handler reports about its job
@@ -25,6 +28,7 @@ from typing import Any
 __all__ = [
     "Conflict",
     "Fault",
+    "Forbidden",
     "FrontierError",
     "Infeasible",
     "Invalid",
@@ -35,6 +39,8 @@ __all__ = [
     "Stale",
     "StillRunning",
     "Stop",
+    "TooMany",
+    "Unauthorized",
     "Unavailable",
 ]
 
@@ -78,6 +84,26 @@ class StillRunning(FrontierError):
 
 class Stale(FrontierError):
     """The lease token is not the newest: somebody else holds the job or search now."""
+
+
+class Unauthorized(FrontierError):
+    """Nobody knows who asks. ``presented``: a key was shown, but it does not count."""
+
+    def __init__(self, message: str, *, presented: bool = False) -> None:
+        super().__init__(message)
+        self.presented = presented
+
+
+class Forbidden(FrontierError):
+    """Who asks may not do this."""
+
+
+class TooMany(FrontierError):
+    """Who asks does so too often."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 class Unavailable(FrontierError):

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.core.errors import NotFound
-from service.dashboard import data, views
+from service.dashboard import data, login, views
 from service.dashboard.rendering import asset, page
-from service.dashboard.route import COMMON, Db, Metric, PageRoute, StudyName, Token
+from service.dashboard.route import Db, Metric, PageRoute, StudyName, Token
 from service.db import events, front, jobs, queue, studies, supernets, workers
 
 STUDIES_ON_PAGE = 20
@@ -19,7 +19,7 @@ MEASUREMENTS_ON_PAGE = 200
 
 Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
-_pages = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=COMMON)
+_pages = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 @_pages.get("/")
@@ -139,4 +139,5 @@ def nothing(rest: str) -> Response:
 
 router = APIRouter()
 router.include_router(data.router)
+router.include_router(login.router)
 router.include_router(_pages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,15 +13,20 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from service.access import Principal
 from service.core.errors import NotFound
 from service.dashboard import formats
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 
 
+VISITOR: ContextVar[Principal | None] = ContextVar("visitor", default=None)
+"""Who looks at the page that is being made; threads that handlers run in inherit it."""
+
+
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A template as a response."""
-    return HTMLResponse(_environment().get_template(template).render(**values), status)
+    """A template as a response. It sees its ``visitor``."""
+    return HTMLResponse(_environment().get_template(template).render(visitor=VISITOR.get(), **values), status)
 
 
 def asset(name: str) -> tuple[bytes, str, str]:

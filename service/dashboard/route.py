@@ -1,8 +1,7 @@
-"""What all of the dashboard's routes share: who may read, the headers of their answers, errors as pages."""
+"""What all of the dashboard's routes share: who looks, the headers of their answers, errors as pages."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, TypeAlias
@@ -11,8 +10,8 @@ from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from service.core.errors import Conflict, Invalid, NotFound
-from service.dashboard.rendering import page
+from service.core.errors import Conflict, Forbidden, Invalid, NotFound
+from service.dashboard.rendering import VISITOR, page
 from service.db.session import Database
 from service.wire.base import MetricName, Name
 
@@ -32,18 +31,6 @@ async def _database(request: Request) -> Database:
     return database
 
 
-async def _local_only(request: Request) -> None:
-    """Without keys only this machine is served, as under /v1."""
-    address = request.client.host if request.client else ""
-    try:
-        local = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise HTTPException(403, "without keys the server answers to its own machine only")
-
-
-COMMON = [Depends(_local_only)]
 Db: TypeAlias = Annotated[Database, Depends(_database)]
 StudyName: TypeAlias = Annotated[Name, Path()]
 Token: TypeAlias = Annotated[str | None, Query(max_length=500)]
@@ -59,9 +46,11 @@ class PageRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            # Only what `Authenticated` let in has one; what is open to everybody has none.
+            VISITOR.set(getattr(request.state, "principal", None))
             try:
                 response = await handler(request)
-            except (NotFound, Invalid, Conflict, RequestValidationError, HTTPException) as error:
+            except (NotFound, Invalid, Conflict, Forbidden, RequestValidationError, HTTPException) as error:
                 response = error_page(error)
             response.headers.update(SECURITY_HEADERS)
             response.headers.setdefault("Cache-Control", "no-store")
@@ -80,6 +69,8 @@ def error_page(error: Exception) -> Response:
             status, detail = 422, f"{error.field}: {error.message}"
         case Conflict():
             status, detail = 409, error.message
+        case Forbidden():
+            status, detail = 403, error.message
         case RequestValidationError():
             status, detail = _invalid(error)
         case HTTPException():

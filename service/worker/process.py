@@ -45,7 +45,7 @@ def run_worker(
         raise ValueError(f"device {device}: this torch sees no GPU")
     described = describe(where, settings.threads)
     datasets = read_datasets(settings.datasets)
-    with Client(settings.server_url) as client:
+    with Client(settings.server_url, settings.bearer) as client:
         toolbox = Toolbox(cached_artifacts(client, settings.cache_folder), datasets, where, device_name=described.name)
         worker = Worker(client, toolbox, announcement(name, described, datasets, kinds))
         _drain_on_signals(worker)

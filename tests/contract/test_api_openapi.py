@@ -51,6 +51,12 @@ def test_every_operation_documents_its_errors_as_problems(document: dict[str, An
             assert schema == {"$ref": "#/components/schemas/Problem"}, (name, status)
             assert list(answer["content"]) == ["application/problem+json"], (name, status)
         assert "Retry-After" in errors["503"]["headers"], name
+        guarded = name not in ("get /healthz", "get /readyz")
+        assert guarded == ({"401", "429"} <= errors.keys()), name
+        assert guarded == bool(operation.get("security")), name
+        if guarded:
+            assert "WWW-Authenticate" in errors["401"]["headers"], name
+            assert "Retry-After" in errors["429"]["headers"], name
 
 
 def test_every_success_says_what_it_answers(document: dict[str, Any]) -> None:

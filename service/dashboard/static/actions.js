@@ -2,6 +2,8 @@
 
 const notices = document.getElementById("notices");
 const LOOK_MS = 700;
+// Only the pages of a session have one.
+const csrf = document.querySelector('meta[name="csrf-token"]')?.content;
 
 class Refused extends Error {}
 
@@ -10,7 +12,9 @@ async function ask(url, body) {
   try {
     response = await fetch(url, {
       method: body === undefined ? "GET" : "POST",
-      headers: { "content-type": "application/json", accept: "application/json" },
+      headers: {
+        "content-type": "application/json", accept: "application/json", ...(csrf && { "x-csrf-token": csrf }),
+      },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {

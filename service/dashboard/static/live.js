@@ -54,6 +54,7 @@ function open() {
     // The browser tries again by itself unless the server answered with an error.
     if (source?.readyState === EventSource.CLOSED) {
       close();
+      leave();
       retry ??= setTimeout(() => { retry = null; open(); }, RETRY_MS);
     }
   };
@@ -63,6 +64,12 @@ function open() {
       changed();
     });
   }
+}
+
+// A session that has ended is told by the page itself: it leads to the login then.
+async function leave() {
+  const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
+  if (answer?.type === "opaqueredirect") location.reload();
 }
 
 function close() {
