@@ -182,7 +182,8 @@ class Feed:
 
 
 def _offers_work(event: EventOut) -> bool:
-    """Whether jobs may have become available: queued, handed back, or of a search that goes on. Others wake nobody."""
+    """Whether jobs may have become available: queued, handed back, or of a search that goes on; or whether none will
+    come any more, as their search has ended. Others wake nobody."""
     state = event.body.get("state")
     match event.kind:
         case "trial.queued":
@@ -190,6 +191,6 @@ def _offers_work(event: EventOut) -> bool:
         case "job.state":
             return bool(state == State.QUEUED)
         case "search.state":
-            return bool(state == SearchState.RUNNING)
+            return bool(state != SearchState.PAUSED)
         case _:
             return False

@@ -23,6 +23,7 @@ from service.api.deps import (
 )
 from service.api.documents import problems
 from service.api.transactions import Write, transaction
+from service.api.waiting import poll
 from service.core import states
 from service.db import queue, requests
 from service.wire.base import Page
@@ -44,8 +45,6 @@ log = structlog.get_logger("frontier.api")
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=COMMON)
 
 LONGEST_EXPIRY_S = 5.0
-LOOK_AGAIN_S = 2.0
-"""A waiting worker looks this often even if no event calls: jobs become due by the clock too (back-off)."""
 
 
 @router.post("/jobs:lease", responses=problems(404))
@@ -55,37 +54,15 @@ async def lease_jobs(body: LeaseIn, services: State, request: Request) -> Leases
     Hands out up to `count` jobs that the worker can run, waiting up to `wait_s` seconds for the first. Not repeatable:
     a lost answer leaves its jobs leased until the leases run out.
     """
-    if body.wait_s == 0:
-        return LeasesOut(leases=await _take(services, body))
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + body.wait_s
-    services.metrics.waiting(+1)
-    try:
-        with services.feed.waiting_for_work() as work:
-            while True:
-                # Taken before looking: a job queued between the look and the wait still wakes us.
-                called = work.current()
-                leases = await _take(services, body)
-                left = deadline - loop.time()
-                if leases or left <= 0 or services.feed.closing:
-                    return LeasesOut(leases=leases)
-                await _wait(called, min(left, LOOK_AGAIN_S))
-                if await request.is_disconnected():
-                    return LeasesOut(leases=[])  # whoever asked is gone: leave the jobs to others
-    finally:
-        services.metrics.waiting(-1)
-
-
-async def _take(services: Services, body: LeaseIn) -> list[Lease]:
     settings = services.settings
 
     def take() -> list[Lease]:
         with services.database.write() as session:
             return queue.lease(session, body, settings.lease_s, settings.latency_age_s)
 
-    leases = await to_thread.run_sync(take, limiter=services.leasing)
+    leases = await poll(services, request, body.wait_s, take, bool)
     services.metrics.leased(len(leases))
-    return leases
+    return LeasesOut(leases=leases)
 
 
 async def take_back(services: Services) -> None:
@@ -105,13 +82,6 @@ async def take_back(services: Services) -> None:
         except Exception as error:
             log.warning("lease_expiry_failed", error=str(error))
         await asyncio.sleep(min(services.settings.lease_s / 4, LONGEST_EXPIRY_S))
-
-
-async def _wait(called: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(called.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 @router.post("/jobs:complete", responses=problems(404))

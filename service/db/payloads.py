@@ -92,6 +92,7 @@ def _replay(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int,
         subject, row = about[job.id], found[job.id]
         asked = [n for n in subject.wanted if n not in given.get(job.id, ()) and metric(n).scope is not Scope.ANALYTIC]
         result[job.id] = ReplayPayload(
+            space=_spec(subject.space),
             table=row.table,
             genes=_row(subject.genes),
             metrics=asked,

@@ -57,6 +57,11 @@ def get(s: Session, trial_id: int) -> TrialOut:
     return _views(s, [found])[0]
 
 
+def several(s: Session, ids: Sequence[int]) -> list[TrialOut]:
+    """Those of these trials that are there, by id."""
+    return _views(s, s.scalars(select(Trial).where(Trial.id.in_(ids)).order_by(Trial.id)).all())
+
+
 def _views(s: Session, trials: Sequence[Trial]) -> list[TrialOut]:
     wanted = {trial.architecture_id for trial in trials}
     stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}

@@ -17,8 +17,10 @@ from service.core.errors import Infeasible, Invalid, OutOfMemory
 from service.evaluation.architectures import rows_of, space_of
 from service.evaluation.evaluator import Candidate, Evaluator
 from service.evaluation.export import export
+from service.evaluation.function import call
 from service.evaluation.options import parse
 from service.evaluation.predicting import fit, predict
+from service.evaluation.replay import replay
 from service.evaluation.scoring import score
 from service.evaluation.supernet_training import train_supernet
 from service.evaluation.toolbox import Report, Toolbox
@@ -30,8 +32,11 @@ Handler: TypeAlias = Callable[[Json, Toolbox, Report, bytes | None], Json]
 
 
 def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None) -> Json:
-    """Measures one architecture with the evaluator that the study names."""
+    """Measures one architecture with the evaluator that the study names: a plug-in, or a function of this worker."""
     asked = parse(EvaluatePayload, payload, "payload")
+    function = toolbox.functions.get(asked.evaluator.name)
+    if function is not None:
+        return _result(call(function, asked, report), toolbox)
     space = space_of(asked.space)
     try:
         plugin = load("evaluators", asked.evaluator.name)
@@ -48,7 +53,10 @@ def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes 
         fidelity=asked.fidelity,
         seed=asked.seed,
     )
-    metrics = evaluator.evaluate(candidate, toolbox, report, checkpoint)
+    return _result(evaluator.evaluate(candidate, toolbox, report, checkpoint), toolbox)
+
+
+def _result(metrics: dict[str, float], toolbox: Toolbox) -> Json:
     return EvaluateResult(metrics=metrics, device=toolbox.device_name).model_dump(mode="json")
 
 
@@ -57,6 +65,7 @@ HANDLERS: Mapping[JobKind, Handler] = {
     JobKind.EXPORT: export,
     JobKind.FIT: fit,
     JobKind.PREDICT: predict,
+    JobKind.REPLAY: replay,
     JobKind.SCORE: score,
     JobKind.TRAIN_SUPERNET: train_supernet,
 }

@@ -14,6 +14,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.supernets.checkpoint import load_weights
 from search_spaces.supernets.supernet import Supernet
 from service.core.errors import Invalid, Unavailable
+from service.core.functions import Function
 from service.evaluation.datasets import Dataset
 
 _LOADED = 2
@@ -44,7 +45,8 @@ class Artifacts:
 
 @final
 class Toolbox:
-    """What one worker has. Loaded super-networks are kept, the last used ones."""
+    """What one worker has: evaluators of its own too, as functions by name. Of loaded super-networks the last used
+    ones are kept."""
 
     def __init__(
         self,
@@ -53,16 +55,18 @@ class Toolbox:
         device: torch.device | str = "cpu",
         *,
         device_name: str = "cpu",
+        functions: Mapping[str, Function] | None = None,
     ) -> None:
         self.artifacts = artifacts
         self.datasets = dict(datasets)
         self.device = torch.device(device)
         self.device_name = device_name
+        self.functions = dict(functions or {})
         self._supernets: OrderedDict[tuple[str, str], Supernet] = OrderedDict()
 
     def with_artifacts(self, artifacts: Artifacts) -> Toolbox:
-        """The same data sets and device, other artifacts."""
-        return Toolbox(artifacts, self.datasets, self.device, device_name=self.device_name)
+        """The same data sets, device and functions, other artifacts."""
+        return Toolbox(artifacts, self.datasets, self.device, device_name=self.device_name, functions=self.functions)
 
     @property
     def weights(self) -> list[str]:

@@ -41,6 +41,7 @@ class EvaluateResult(Wire):
 class ReplayPayload(Wire):
     """What a table holds of one architecture; it is replayed as if it were measured now."""
 
+    space: SpaceSpec
     table: Name = Field(description="The study that measured or imported it.")
     genes: list[int]
     metrics: list[MetricName] = Field(description="What is asked for.")

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load
 
 from search_spaces.plugins import names
+from service.core import functions
 from service.core.errors import Infeasible, Invalid, LeaseLost, OutOfMemory, Stop, Unavailable
 from service.core.spaces import build_space
 from service.evaluation.datasets import Dataset, RawImages, load_dataset, make_dataset
@@ -156,6 +157,18 @@ def all_payloads(trained: tuple[Json, Reports], toolbox: Toolbox, dataset: Datas
             "seed": [4],
         },
         "score": task(dataset) | {"genes": genes[:3], "proxies": names("proxies"), "batch": 16, "seed": 5},
+        "replay": {
+            "space": SPACE,
+            "table": "imported",
+            "genes": genes[5],
+            "metrics": ["error"],
+            "values": {"error": 0.25},
+            "device": "gpu-a",
+            "seconds": 40.0,
+            "scale": 0.001,
+            "fidelity": 1.0,
+            "seed": 0,
+        },
         "export": task(dataset)
         | {
             "genes": genes[5],
@@ -173,6 +186,7 @@ RESULTS: dict[str, type[Wire]] = {
     "train_supernet": payloads.TrainSupernetResult,
     "fit": payloads.FitResult,
     "predict": payloads.PredictResult,
+    "replay": payloads.ReplayResult,
     "score": payloads.ScoreResult,
     "export": payloads.ExportResult,
 }
@@ -185,7 +199,7 @@ def kind_of(case: str) -> JobKind:
 
 def test_every_handler_is_tested() -> None:
     assert {kind_of(case) for case in CASES} == set(HANDLERS)
-    assert {kind.value for kind in JobKind} - {kind.value for kind in HANDLERS} == {"replay"}
+    assert {kind.value for kind in JobKind} - {kind.value for kind in HANDLERS} == {"import"}
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +260,96 @@ def test_payloads_are_checked(case: str, all_payloads: Json, toolbox: Toolbox) -
 
 
 def test_kinds_without_a_handler_are_refused(toolbox: Toolbox) -> None:
-    with pytest.raises(Invalid, match="not replay"):
-        handle(JobKind.REPLAY, {}, toolbox, Reports())
+    with pytest.raises(Invalid, match="not import"):
+        handle(JobKind.IMPORT, {}, toolbox, Reports())
+
+
+# ---------------------------------------------------------------------- replay
+
+
+def test_a_replay_gives_what_the_table_holds_and_waits_for_it(outcomes: dict[str, tuple[Json, Reports]]) -> None:
+    result, reports = outcomes["replay"]
+    assert result == {"metrics": {"error": 0.25}, "device": "gpu-a", "seconds": 40.0}
+    assert reports.calls[0]["total"] == pytest.approx(0.04)  # scaled seconds
+
+
+def test_what_is_not_in_the_table_is_infeasible(toolbox: Toolbox, all_payloads: Json) -> None:
+    with pytest.raises(Infeasible, match="not in the table of study 'imported': metric latency_ms"):
+        handle(JobKind.REPLAY, all_payloads["replay"] | {"metrics": ["error", "latency_ms"]}, toolbox, Reports())
+
+
+# ---------------------------------------------------------------------- functions
+
+
+def function_box(files: Files, function: functions.Function) -> Toolbox:
+    """A worker that has a function and no data set."""
+    return Toolbox(
+        Artifacts(files.get, files.put), {}, "cpu", device_name="cpu-test-1t", functions={"external": function}
+    )
+
+
+def asked_of(payload: Json, *metrics: str) -> Json:
+    evaluator = {"name": "external", "options": {"epochs": 2}}
+    return payload | {"evaluator": evaluator, "metrics": list(metrics), "dataset_digest": "e" * 64, "weights": None}
+
+
+def test_a_function_evaluates_without_a_data_set(files: Files, all_payloads: Json) -> None:
+    payload = all_payloads["evaluate"]
+    seen: list[functions.Running] = []
+
+    def function(config: dict[str, Any], trial: functions.Running) -> dict[str, float]:
+        seen.append(trial)
+        space = build_space("mobilenetv3", OPTIONS, "function")
+        assert space.from_configs([config]).tolist() == [payload["genes"]]
+        trial.report(1, {"error": 0.5, "loss": float("nan")}, total=2)
+        return {"error": np.float32(0.25), "latency_ms": 3, "f1": 0.75}
+
+    reports = Reports()
+    box = function_box(files, function)
+    result = handle(JobKind.EVALUATE, asked_of(payload, "error", "latency_ms"), box, reports)
+    assert result == {"metrics": {"error": 0.25, "latency_ms": 3.0, "f1": 0.75}, "device": "cpu-test-1t"}
+    assert reports.calls == [{"done": 1, "total": 2, "note": "", "metrics": {"error": 0.5}}]
+    (trial,) = seen
+    assert (trial.metrics, trial.fidelity, trial.seed) == (("error", "latency_ms"), 1.0, 3)
+    assert (list(trial.genes), trial.options, trial.number) == (payload["genes"], {"epochs": 2}, None)
+
+
+def test_a_function_may_return_the_one_metric_that_is_asked_for(files: Files, all_payloads: Json) -> None:
+    box = function_box(files, lambda config, trial: 0.5)
+    result = handle(JobKind.EVALUATE, asked_of(all_payloads["evaluate"], "error"), box, Reports())
+    assert result["metrics"] == {"error": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("answer", "field"),
+    [
+        (None, "metrics.error"),
+        ({"loss": 1.0}, "metrics.error"),
+        ({"error": float("inf")}, "metrics.error"),
+        ({"error": "low"}, "metrics.error"),
+    ],
+)
+def test_what_is_no_answer_of_a_function_is_refused(files: Files, all_payloads: Json, answer: Any, field: str) -> None:
+    box = function_box(files, lambda config, trial: answer)
+    with pytest.raises(Invalid) as caught:
+        handle(JobKind.EVALUATE, asked_of(all_payloads["evaluate"], "error"), box, Reports())
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("error", [Stop("cancelled"), LeaseLost("gone"), Infeasible("too small"), KeyError("bug")])
+def test_what_a_function_raises_ends_the_job(error: Exception, files: Files, all_payloads: Json) -> None:
+    def function(config: dict[str, Any], trial: functions.Running) -> float:
+        raise error
+
+    with pytest.raises(type(error)):
+        handle(JobKind.EVALUATE, asked_of(all_payloads["evaluate"], "error"), function_box(files, function), Reports())
+
+
+def test_a_function_is_not_asked_for_test_values(files: Files, all_payloads: Json) -> None:
+    box = function_box(files, lambda config, trial: 0.5)
+    with pytest.raises(Invalid) as caught:
+        handle(JobKind.EVALUATE, asked_of(all_payloads["evaluate"], "error") | {"split": "test"}, box, Reports())
+    assert caught.value.field == "split"
 
 
 # ---------------------------------------------------------------------- train_supernet
