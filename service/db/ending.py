@@ -7,13 +7,15 @@ writers share, is locked for the shortest time, and always last, so that no two 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import insert, literal, select, update
+from sqlalchemy import insert, literal, select, text, update
 from sqlalchemy.orm import Session
 
-from service.db.rows import chunks, insert_all, insert_new
+from service.db.rows import insert_all
 from service.db.tables import Counter, Event, StudyMeasurement, now
 from service.wire.base import Json
 
@@ -66,6 +68,16 @@ def flush(s: Session) -> None:
         there = select(literal(target), StudyMeasurement.measurement_id, literal(newest))
         columns = ["study_id", "measurement_id", "number"]
         s.execute(insert(StudyMeasurement).from_select(columns, there.where(StudyMeasurement.study_id == source)))
-    for some in chunks(sorted(links)):
-        rows = [{"study_id": study, "measurement_id": each, "number": newest} for study, each in some]
-        insert_new(s, StudyMeasurement, rows)
+    statement_of_links = text(_LINK[s.get_bind().dialect.name])
+    for study, pairs in groupby(sorted(links), key=itemgetter(0)):
+        ids = ",".join(str(each) for _, each in pairs)
+        s.execute(statement_of_links, {"study": study, "number": newest, "ids": ids})
+
+
+# As one text: a statement with a parameter for each link takes several times as long.
+_LINK: Mapping[str, str] = {
+    "sqlite": "INSERT INTO study_measurements (study_id, measurement_id, number) "
+    "SELECT :study, value, :number FROM json_each('[' || :ids || ']') WHERE true ON CONFLICT DO NOTHING",
+    "postgresql": "INSERT INTO study_measurements (study_id, measurement_id, number) "
+    "SELECT :study, each, :number FROM unnest(CAST('{' || :ids || '}' AS bigint[])) AS each ON CONFLICT DO NOTHING",
+}

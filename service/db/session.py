@@ -26,6 +26,10 @@ from service.db import ending
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
 
+_TURN_S = 0.002
+"""How often it looks whether that one has ended. SQLite's own handler sleeps up to 100 ms between its looks, so that it
+misses the gaps between the transactions of somebody who writes a lot."""
+
 _CONNECTIONS = 16
 """Connections that a process keeps; under load it opens as many again."""
 
@@ -155,10 +159,32 @@ def _sqlite(url: URL, **options: Any) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get(_WRITES, False):
+            _begin_writing(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_writing(connection: Connection) -> None:
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 0")
+    deadline = time.monotonic() + BUSY_S
+    try:
+        while time.monotonic() < deadline:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+                time.sleep(_TURN_S)
+        # Once more, for the error as SQLAlchemy raises it.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+        cursor.close()
 
 
 def _switch_to_wal(cursor: Any) -> None:

@@ -1,0 +1,384 @@
+"""Measurements in bulk: written thousands at a time, and read for exports.
+
+A measurement that says at which attempt it was made is that one; one that does not is there already if any attempt of
+its place holds the same value, and becomes the next attempt otherwise. So what was written once changes nothing when
+it comes again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import exists, or_, select, text
+from sqlalchemy.orm import Session
+
+from search_spaces.space import SearchSpace
+from service.core.errors import Unavailable
+from service.core.metrics import Circumstances, context_digest
+from service.core.states import OPEN, State
+from service.db import artifacts, ending, jobs, spaces, studies
+from service.db.architectures import unpack
+from service.db.rows import insert_new
+from service.db.tables import Architecture, Context, Job, Measurement, StudyMeasurement, now
+from service.exchange.spool import Records, join_keys
+from service.exchange.writers import Line
+from service.wire.base import Json
+from service.wire.exchange import ImportPayload
+from service.wire.jobs import JobKind, JobOut
+
+CHUNK = 5000
+"""Measurements in one transaction, at most."""
+
+_ROUNDS = 8
+"""Bound of the tries to find free attempts while others record the same metric of the same architecture."""
+
+_EXPORTED_AT_ONCE = 500
+"""Architectures read at a time for an export."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where measurements go: a study, its space, and the circumstances it measures in."""
+
+    study_id: int
+    study: str
+    space: SearchSpace
+    circumstances: Circumstances
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What numbers in records stand for."""
+
+    metrics: Sequence[str]
+    contexts: Sequence[Json]
+    digests: Sequence[str]
+    workers: Sequence[str]
+
+    @classmethod
+    def of(cls, metrics: Sequence[str], contexts: Sequence[Json], workers: Sequence[str]) -> Meaning:
+        """With the contexts' digests."""
+        return cls(metrics, contexts, [context_digest(each) for each in contexts], workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How many measurements are new; index → message of those whose attempt another value has taken."""
+
+    new: int
+    refused: Mapping[int, str]
+
+
+def target(s: Session, study_name: str) -> Target:
+    """The study as a target, or `NotFound`."""
+    study = studies.row(s, study_name)
+    space = spaces.load(spaces.row(s, study.space_id))
+    return Target(study.id, study.name, space, studies.circumstances(s, study))
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def write(s: Session, into: Target, records: Records, meaning: Meaning, time: datetime) -> Written:
+    """Records measurements, at most `CHUNK` and in the order of their keys, and links them to the study.
+
+    ``time`` is when those were measured that do not say it.
+    """
+    used = sorted({meaning.digests[each]: each for each in np.unique(records["context"]).tolist()}.items())
+    insert_new(s, Context, [{"digest": digest, "body": meaning.contexts[each]} for digest, each in used])
+    owners = _architectures(s, into.space.digest, records, time)
+    new = 0
+    for _ in range(_ROUNDS):
+        plan = _decide(records, owners, _stored(s, owners, records, meaning))
+        inserted = _insert(s, records, owners, plan, meaning, time)
+        new += len(inserted)
+        if len(inserted) == len(plan.rows):
+            ending.link(s, ((into.study_id, each) for each in (*plan.held, *inserted)))
+            return Written(new, plan.refused)
+        # Somebody else took an attempt meanwhile: what was inserted is found now, the rest takes the next ones.
+    raise Unavailable("too many others record the same metrics of the same architectures: try again")
+
+
+def conflicts(s: Session, into: Target, records: Records, meaning: Meaning) -> Mapping[int, str]:
+    """Index → message of records whose attempt is stored with another value."""
+    found = _ids(s, into.space.digest, join_keys(records))
+    owners = [found.get(key, 0) for key in join_keys(records)]
+    return _decide(records, owners, _stored(s, owners, records, meaning)).refused
+
+
+Place = tuple[int, int, int]
+"""Architecture (id), metric and context (numbers)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """``rows`` are to be inserted at ``attempts``; ``held`` are the ids of measurements that are there."""
+
+    rows: list[int]
+    attempts: list[int]
+    held: set[int]
+    refused: dict[int, str]
+
+
+def _decide(records: Records, owners: Sequence[int], stored: Mapping[Place, dict[int, tuple[float, int]]]) -> _Plan:
+    plan = _Plan([], [], set(), {})
+    taken: dict[Place, dict[int, tuple[float, int]]] = {}
+    metrics, contexts = records["metric"].tolist(), records["context"].tolist()
+    values, attempts = records["value"].tolist(), records["attempt"].tolist()
+    for index, place in enumerate(zip(owners, metrics, contexts, strict=True)):
+        value, attempt = values[index], attempts[index]
+        there = taken.get(place)
+        if there is None:
+            there = taken[place] = dict(stored.get(place, ()))
+        if attempt < 0:
+            held = next((measurement for known, measurement in there.values() if known == value), None)
+            attempt = max(there, default=-1) + 1
+        else:
+            known, held = there.get(attempt, (value, None))
+            if known != value:
+                plan.refused[index] = f"attempt {attempt} of this metric is {known:.17g}, the row says {value:.17g}"
+                continue
+        if held is None:
+            there[attempt] = (value, _PLANNED)
+            plan.rows.append(index)
+            plan.attempts.append(attempt)
+        elif held != _PLANNED:
+            plan.held.add(held)
+    return plan
+
+
+_PLANNED = 0
+
+
+def _architectures(s: Session, digest: str, records: Records, time: datetime) -> list[int]:
+    """Ids of the records' architectures; those that are new are stored."""
+    keys = join_keys(records)
+    found = _ids(s, digest, keys)
+    first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
+    if first:
+        missing = sorted(first)
+        genes = [records["genes"][first[key]].tobytes() for key in missing]
+        if _is_sqlite(s):
+            stored = _sqlite_time(time)
+            rows = [(digest, key, each, stored) for key, each in zip(missing, genes, strict=True)]
+            s.connection().exec_driver_sql(_ARCHITECTURES["sqlite"], rows)
+        else:
+            given = {"digest": digest, "time": time, "keys": _array(missing)}
+            s.execute(text(_ARCHITECTURES["postgresql"]), {**given, "genes": _array(each.hex() for each in genes)})
+        found.update(_ids(s, digest, missing))
+    return [found[key] for key in keys]
+
+
+def _ids(s: Session, digest: str, keys: Iterable[str]) -> dict[str, int]:
+    wanted = sorted(set(keys))
+    statement = f"SELECT key, id FROM architectures WHERE space_digest = :digest AND key {_among(s, 'keys', 'text')}"  # noqa: S608
+    return dict(s.execute(text(statement), {"digest": digest, "keys": _many(s, wanted)}).all())  # type: ignore[arg-type]
+
+
+def _stored(
+    s: Session, owners: Sequence[int], records: Records, meaning: Meaning
+) -> dict[Place, dict[int, tuple[float, int]]]:
+    """Place → attempt → value and id of what is stored of these architectures, in these metrics and contexts."""
+    metrics = {meaning.metrics[each]: each for each in np.unique(records["metric"]).tolist()}
+    contexts = {meaning.digests[each]: each for each in np.unique(records["context"]).tolist()}
+    statement = (
+        "SELECT architecture_id, metric, context_digest, attempt, value, id FROM measurements "  # noqa: S608
+        f"WHERE architecture_id {_among(s, 'owners', 'bigint')} AND metric {_among(s, 'metrics', 'text')} "
+        f"AND context_digest {_among(s, 'digests', 'text')}"
+    )
+    wanted = {"owners": sorted(set(owners)), "metrics": sorted(metrics), "digests": sorted(contexts)}
+    result: dict[Place, dict[int, tuple[float, int]]] = {}
+    found = s.execute(text(statement), {name: _many(s, values) for name, values in wanted.items()})
+    for owner, name, digest, attempt, value, measurement in found:
+        result.setdefault((owner, metrics[name], contexts[digest]), {})[attempt] = (value, measurement)
+    return result
+
+
+def _insert(
+    s: Session, records: Records, owners: Sequence[int], plan: _Plan, meaning: Meaning, time: datetime
+) -> Sequence[int]:
+    """Ids of the measurements that were inserted: all planned ones, unless somebody else took an attempt."""
+    if not plan.rows:
+        return []
+    some = records[plan.rows]
+    owned = [owners[index] for index in plan.rows]
+    created = np.where(some["created"] < 0, (time - _EPOCH) // timedelta(microseconds=1), some["created"])
+    if _is_sqlite(s):
+        # Nobody else writes until this transaction ends, so ids can be given as SQLite itself would.
+        first = s.execute(text("SELECT coalesce(max(id), 0) + 1 FROM measurements")).scalar_one()
+        ids = range(first, first + len(owned))
+        names = [meaning.metrics[each] for each in some["metric"].tolist()]
+        digests = [meaning.digests[each] for each in some["context"].tolist()]
+        workers = [None if each < 0 else meaning.workers[each] for each in some["worker"].tolist()]
+        times = {each: _sqlite_time(_EPOCH + timedelta(microseconds=each)) for each in set(created.tolist())}
+        at = [times[each] for each in created.tolist()]
+        numbers = (some["value"].tolist(), some["seconds"].tolist())
+        rows = list(zip(ids, owned, names, digests, plan.attempts, *numbers, workers, at, strict=True))
+        s.connection().exec_driver_sql(_MEASUREMENTS["sqlite"], rows)
+        return ids
+    given: dict[str, Any] = {"owners": _array(owned), "attempts": _array(plan.attempts)}
+    for column, every in (("metric", meaning.metrics), ("context", meaning.digests), ("worker", meaning.workers)):
+        # Texts are sent once; rows refer to them by their place, and 0 is no place.
+        places, inverse = np.unique(some[column], return_inverse=True)
+        kept = places >= 0
+        given[f"{column}s"] = [every[each] for each in places[kept].tolist()]
+        given[column] = _array((inverse + (1 if kept.all() else 0)).tolist())
+    for column, numbers_of in (("value", some["value"]), ("seconds", some["seconds"]), ("created", created)):
+        given[column] = _array(numbers_of.tolist())
+    return s.execute(text(_MEASUREMENTS["postgresql"]), given).scalars().all()
+
+
+_ARCHITECTURES: Mapping[str, str] = {
+    "sqlite": "INSERT INTO architectures (space_digest, key, genes, created_at) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING",
+    "postgresql": "INSERT INTO architectures (space_digest, key, genes, created_at) "
+    "SELECT :digest, r.key, decode(r.genes, 'hex'), :time "
+    "FROM unnest(CAST(:keys AS text[]), CAST(:genes AS text[])) AS r(key, genes) ON CONFLICT DO NOTHING",
+}
+_MEASUREMENTS: Mapping[str, str] = {
+    "sqlite": "INSERT INTO measurements (id, architecture_id, metric, context_digest, attempt, value, seconds, worker, "
+    "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "postgresql": "INSERT INTO measurements (architecture_id, metric, context_digest, attempt, value, seconds, worker, "
+    "created_at) SELECT r.owner, (CAST(:metrics AS text[]))[r.metric], (CAST(:contexts AS text[]))[r.context], "
+    "r.attempt, r.value, r.seconds, (CAST(:workers AS text[]))[r.worker], "
+    "TIMESTAMPTZ 'epoch' + r.created * INTERVAL '1 microsecond' "
+    "FROM unnest(CAST(:owners AS bigint[]), CAST(:metric AS int[]), CAST(:context AS int[]), CAST(:attempts AS int[]), "
+    "CAST(:value AS float8[]), CAST(:seconds AS float8[]), CAST(:worker AS int[]), CAST(:created AS bigint[])) "
+    "AS r(owner, metric, context, attempt, value, seconds, worker, created) ON CONFLICT DO NOTHING RETURNING id",
+}
+
+
+def _is_sqlite(s: Session) -> bool:
+    return s.get_bind().dialect.name == "sqlite"
+
+
+def _among(s: Session, parameter: str, kind: str) -> str:
+    """The condition that a column is one of many values, sent as one parameter; see `_many`."""
+    if _is_sqlite(s):
+        return f"IN (SELECT value FROM json_each(:{parameter}))"  # noqa: S608 - names of parameters, ours
+    return f"= ANY(CAST(:{parameter} AS {kind}[]))"
+
+
+def _many(s: Session, values: Sequence[Any]) -> Any:
+    return json.dumps(values) if _is_sqlite(s) else _array(values)
+
+
+def _array(values: Iterable[Any]) -> str:
+    """PostgreSQL's text of an array of numbers, keys, digests or names of metrics: nothing that needs quotes."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _sqlite_time(time: datetime) -> str:
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An import in an importer's hands; ``token`` is the fence. ``new``: measurements that an earlier lease wrote."""
+
+    job: int
+    token: int
+    study: str
+    payload: ImportPayload
+    new: int
+    created_at: datetime
+
+
+def enqueue(s: Session, study_name: str, payload: ImportPayload, size: int) -> JobOut:
+    """Queues the import of a stored file; the open job where the same was asked for before."""
+    study = studies.row(s, study_name, lock=True)
+    artifacts.register(s, payload.artifact, size)
+    body = payload.model_dump(mode="json")
+    same = select(Job).where(Job.kind == JobKind.IMPORT, Job.study_id == study.id, Job.state.in_(OPEN))
+    for job in s.scalars(same.order_by(Job.id)):
+        if job.payload == body and not job.cancelled:
+            return jobs.get(s, job.id)
+    return jobs.get(s, jobs.enqueue(s, JobKind.IMPORT, study_id=study.id, payload=body).id)
+
+
+def take(s: Session, importer: str, lease_s: float) -> Taken | None:
+    """Leases the import that waits longest; None if none waits."""
+    time = now()
+    query = (
+        select(Job)
+        .where(Job.kind == JobKind.IMPORT, Job.state == State.QUEUED)
+        .where(or_(Job.not_before.is_(None), Job.not_before <= time))
+        .order_by(Job.priority, Job.id)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    job = s.scalars(query).one_or_none()
+    if job is None:
+        return None
+    job.state, job.reason = State.LEASED, ""
+    job.token += 1
+    job.attempts += 1
+    job.worker, job.lease_s = importer, lease_s
+    job.leased_at, job.leased_until = time, time + timedelta(seconds=lease_s)
+    s.flush()
+    jobs.announce(s, [job])
+    (view,) = jobs.views(s, [job])
+    payload = ImportPayload.model_validate(job.payload)
+    return Taken(job.id, job.token, view.study or "", payload, job.progress.get("new", 0), job.created_at)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def lines_after(s: Session, into: Target, key: str) -> tuple[list[Line], str | None]:
+    """A study's measurements of the next architectures behind ``key``, and the last key; None if there are no more.
+
+    In the order of key, metric, context and attempt: the same in every database that holds the same.
+    """
+    linked = exists().where(
+        Measurement.architecture_id == Architecture.id,
+        StudyMeasurement.measurement_id == Measurement.id,
+        StudyMeasurement.study_id == into.study_id,
+    )
+    query = (
+        select(Architecture.id, Architecture.key, Architecture.genes)
+        .where(Architecture.space_digest == into.space.digest, Architecture.key > key, linked)
+        .order_by(Architecture.key)
+        .limit(_EXPORTED_AT_ONCE)
+    )
+    found = s.execute(query).all()
+    if not found:
+        return [], None
+    genes: NDArray[np.int8] = unpack([each.genes for each in found], len(into.space.choices))
+    configs = into.space.to_configs(genes)
+    about = {each.id: (each.key, config, row) for each, config, row in zip(found, configs, genes.tolist(), strict=True)}
+    measured = (
+        select(Measurement)
+        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
+        .where(StudyMeasurement.study_id == into.study_id, Measurement.architecture_id.in_(about))
+    )
+    rows = sorted(
+        s.scalars(measured), key=lambda m: (about[m.architecture_id][0], m.metric, m.context_digest, m.attempt)
+    )
+    digests = {each.context_digest for each in rows}
+    contexts = dict(s.execute(select(Context.digest, Context.body).where(Context.digest.in_(digests))).all())
+    lines = [
+        Line(
+            *about[each.architecture_id],
+            metric=each.metric,
+            value=each.value,
+            attempt=each.attempt,
+            seconds=each.seconds,
+            worker=each.worker,
+            created_at=each.created_at,
+            context=contexts[each.context_digest],
+        )
+        for each in rows
+    ]
+    return lines, found[-1].key

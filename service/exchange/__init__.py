@@ -1,0 +1,14 @@
+"""Tables of measurements: read, checked and written. Knows no SQL.
+
+A file goes ``readers`` → ``layout`` (which column means what) → ``rows`` (checked, as arrays; ``architectures`` and
+``cells`` help) → ``spool`` (on disk, by key), batch by batch in constant memory. ``writers`` is the way out.
+"""
+
+from service.exchange.layout import Layout
+from service.exchange.readers import read
+from service.exchange.report import Errors
+from service.exchange.rows import Rows
+from service.exchange.spool import Spool
+from service.exchange.writers import MEDIA_TYPES, Line, write
+
+__all__ = ["MEDIA_TYPES", "Errors", "Layout", "Line", "Rows", "Spool", "read", "write"]

@@ -1,0 +1,336 @@
+"""Imports: a file of measurements is checked as a whole, then written in short transactions.
+
+Nothing is written before every row was checked, unless bad rows are to be left out. What was written once changes
+nothing when it comes again, so an import that was killed is simply run again. Small files are imported by the request
+that brings them, large ones are jobs that an `Importer` takes from the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TypeAlias, final
+
+import numpy as np
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from service.core.errors import FrontierError, Invalid, NotFound, Stale, Stop
+from service.core.states import State
+from service.db import ending, imports, jobs, queue
+from service.db.artifacts import ArtifactStore
+from service.db.imports import Meaning, Taken, Target
+from service.db.ledger import context_of
+from service.db.session import Database
+from service.db.tables import now
+from service.exchange import Errors, Layout, Rows, Spool, read
+from service.exchange.report import describe
+from service.exchange.spool import Records, ordered
+from service.wire.base import Json
+from service.wire.exchange import ImportOut, TableFormat
+from service.wire.jobs import CompleteBatch, CompleteIn, FailIn, HeartbeatIn
+
+PAUSE_S = 0.01
+"""Between two transactions of one import: others that wait to write get their turn."""
+
+_BEAT_S = 1.0
+_IDLE_S = 0.5
+
+Beat: TypeAlias = Callable[[Session | None, Json], None]
+"""Told of progress, in the transaction of a session or outside of one; raises to end the import."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a file is read: its format, whether bad rows are left out, and field or metric → column."""
+
+    study: str
+    format: TableFormat
+    skip_bad: bool
+    columns: dict[str, str]
+    metrics: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a file. One that was ``refused`` has errors; nothing of it was written unless ``out`` says so."""
+
+    out: ImportOut
+    refused: bool
+
+
+def import_file(
+    database: Database,
+    plan: Plan,
+    file: IO[bytes],
+    folder: Path,
+    beat: Beat = lambda _s, _progress: None,
+    *,
+    new: int = 0,
+    measured_at: datetime | None = None,
+) -> Outcome:
+    """Imports a file that can be sought in. ``folder`` holds what is put aside meanwhile.
+
+    ``new``: measurements that an earlier run of the same import wrote. ``measured_at``: for rows that do not say it.
+    Raises `NotFound` for a study that is not there, `Invalid` for a mapping to what is no field.
+    """
+    with database.read() as s:
+        into = imports.target(s, plan.study)
+    layout = Layout([choice.name for choice in into.space.choices], plan.columns, plan.metrics)
+    errors = Errors()
+    rows = Rows(into.space, layout, into.circumstances, context_of, errors)
+    size = file.seek(0, 2)
+    file.seek(0)
+    parts = Spool.parts_for(size, packed=plan.format == "parquet")
+    with Spool(folder, len(into.space.choices), parts) as spool:
+        run = _Run(database, into, rows, spool, errors, beat, new, measured_at or now())
+        try:
+            run.check(plan.format, file, layout, size)
+        except Invalid as error:
+            errors.add(0, error.field, error.message)
+            return Outcome(run.result(), refused=True)
+        if errors.total and not plan.skip_bad:
+            return Outcome(run.result(), refused=True)
+        known = errors.total
+        run.write()
+        return Outcome(run.result(), refused=errors.total > known and not plan.skip_bad)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of an import."""
+
+    database: Database
+    into: Target
+    rows: Rows
+    spool: Spool
+    errors: Errors
+    beat: Beat
+    new: int
+    time: datetime
+    done: int = 0
+    refused: int = 0
+
+    def check(self, kind: TableFormat, file: IO[bytes], layout: Layout, size: int) -> None:
+        """Reads and checks every row, and puts the good ones aside."""
+        for batch in read(kind, file, layout):
+            self.spool.add(self.rows.take(batch))
+            share = round(100 * file.tell() / max(size, 1))
+            self.beat(None, self._progress("checking", self.rows.count, f"checked {share} % of the file"))
+        for part in self.spool.parts():
+            records = self.spool.read(part)
+            if (records["attempt"] >= 0).any():
+                self.spool.replace(part, self._without_conflicts(records))
+                self.beat(None, self._progress("checking", self.rows.count, "comparing with what is stored"))
+
+    def write(self) -> None:
+        """Writes what was put aside, a number of measurements with their links in each transaction."""
+        meaning = self._meaning()
+        for part in self.spool.parts():
+            records = ordered(self.spool.read(part))
+            for start in range(0, len(records), imports.CHUNK):
+                if self.done:
+                    time.sleep(PAUSE_S)
+                some = records[start : start + imports.CHUNK]
+                done = self.done + len(some)
+                with self.database.write() as s:
+                    written = imports.write(s, self.into, some, meaning, self.time)
+                    ending.emit(
+                        s,
+                        "measurements.imported",
+                        self.into.study_id,
+                        body={"rows": len(some), "done": done, "total": self.spool.count},
+                    )
+                    note = f"wrote {done} of {self.spool.count}"
+                    self.beat(s, self._progress("writing", done, note, new=self.new + written.new))
+                self.done, self.new = done, self.new + written.new
+                self.refused += len(written.refused)
+                self._note(some, written.refused)
+
+    def result(self) -> ImportOut:
+        """What became of the file so far."""
+        return ImportOut(
+            rows=self.rows.count,
+            new=self.new,
+            unchanged=max(self.done - self.new - self.refused, 0),
+            skipped=self.rows.bad,
+            errors=self.errors.first(),
+            errors_total=self.errors.total,
+        )
+
+    def _meaning(self) -> Meaning:
+        return Meaning.of(self.rows.metrics, self.rows.contexts, self.rows.workers)
+
+    def _without_conflicts(self, records: Records) -> Records:
+        """The records of rows whose attempts are free: nothing else is said of them, in the file or in the database."""
+        names = ("row", "attempt", "context", "metric", "lo", "hi")
+        records = records[np.lexsort([records[name] for name in names])]
+        place = records[["hi", "lo", "metric", "context", "attempt"]]
+        begins = np.ones(len(records), dtype=bool)
+        begins[1:] = place[1:] != place[:-1]
+        first = np.maximum.accumulate(np.where(begins, np.arange(len(records)), 0))
+        named = records["attempt"] >= 0
+        differs = named & (records["value"] != records["value"][first])
+        found = {
+            index: f"row {records['row'][first[index]]} says {records['value'][first[index]]:.17g} of the same attempt"
+            for index in np.flatnonzero(differs).tolist()
+        }
+        todo = np.flatnonzero(named & ~differs)
+        meaning = self._meaning()
+        for start in range(0, len(todo), imports.CHUNK):
+            some = todo[start : start + imports.CHUNK]
+            with self.database.read() as s:
+                stored = imports.conflicts(s, self.into, records[some], meaning)
+            found.update({int(some[index]): message for index, message in stored.items()})
+        self._note(records, found)
+        bad = np.unique(records["row"][list(found)])
+        self.rows.bad += len(bad)
+        return records[~np.isin(records["row"], bad)]
+
+    def _note(self, records: Records, messages: Mapping[int, str]) -> None:
+        for index, message in messages.items():
+            self.errors.add(int(records["row"][index]), "attempt", message)
+
+    def _progress(self, phase: str, done: int, note: str, new: int | None = None) -> Json:
+        total = self.spool.count if phase == "writing" else None
+        return {"phase": phase, "done": done, "total": total, "note": note, "new": self.new if new is None else new}
+
+
+# ---------------------------------------------------------------------- in the background
+
+
+class _Interrupted(Exception):
+    """The process is asked to end."""
+
+
+@final
+class Importer:
+    """Does the queue's imports, one at a time. ``name`` is unique among importers."""
+
+    def __init__(self, database: Database, store: ArtifactStore, folder: Path, name: str, lease_s: float) -> None:
+        self._database = database
+        self._store = store
+        self._folder = folder
+        self._name = name
+        self._lease_s = lease_s
+        self._stop = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set; the import that is going on then is handed back, to be gone on with."""
+        self._stop = stop
+        while not stop.is_set():
+            try:
+                busy = self.pass_once()
+            except OperationalError as error:
+                _log.warning("database unavailable", error=str(error.orig))
+                busy = False
+            if not busy:
+                stop.wait(_IDLE_S)
+
+    def pass_once(self) -> bool:
+        """Does one import, if one waits. True if one did."""
+        with self._database.write() as s:
+            taken = imports.take(s, self._name, self._lease_s)
+        if taken is None:
+            return False
+        began = time.monotonic()
+        try:
+            outcome = self._import(taken)
+        except Stale:
+            _log.warning("import lost", job=taken.job)
+        except OperationalError:
+            # The lease runs out, and somebody goes on.
+            raise
+        except _Interrupted:
+            self._fail(taken, State.QUEUED, "drained", "the importer was asked to end", began)
+        except Stop:
+            with self._database.read() as s:
+                new = jobs.row(s, taken.job).progress.get("new", 0)
+            said = (
+                f"cancelled; {new} new measurements had been written"
+                if new
+                else "cancelled before anything was written"
+            )
+            self._fail(taken, State.CANCELLED, "cancelled", said, began)
+        except Exception as error:
+            expected = isinstance(error, FrontierError)
+            if not expected:
+                _log.exception("import failed", job=taken.job)
+            said = error.message if isinstance(error, FrontierError) else f"{type(error).__name__}: {error}"
+            self._fail(taken, State.FAILED, "bug", said, began, None if expected else traceback.format_exc())
+        else:
+            self._end(taken, outcome, time.monotonic() - began)
+        return True
+
+    def _import(self, taken: Taken) -> Outcome:
+        about = taken.payload
+        plan = Plan(taken.study, about.format, about.skip_bad, about.columns, about.metrics)
+        folder = self._folder
+        with self._store.path(about.artifact).open("rb") as file:
+            return import_file(
+                self._database,
+                plan,
+                file,
+                folder,
+                self._beat_of(taken),
+                new=taken.new,
+                measured_at=taken.created_at,
+            )
+
+    def _beat_of(self, taken: Taken) -> Beat:
+        last = time.monotonic()
+
+        def beat(s: Session | None, progress: Json) -> None:
+            nonlocal last
+            if self._stop.is_set():
+                raise _Interrupted
+            body = HeartbeatIn(token=taken.token, progress=progress)
+            if s is not None:
+                answer = queue.heartbeat(s, taken.job, body)
+            elif time.monotonic() - last < min(_BEAT_S, self._lease_s / 3):
+                return
+            else:
+                with self._database.write() as own:
+                    answer = queue.heartbeat(own, taken.job, body)
+            last = time.monotonic()
+            if answer.stop:
+                raise Stop("cancelled")
+
+        return beat
+
+    def _end(self, taken: Taken, outcome: Outcome, seconds: float) -> None:
+        result = outcome.out.model_dump(mode="json")
+        with self._database.write() as s:
+            if not outcome.refused:
+                one = CompleteIn(job=taken.job, token=taken.token, result=result, seconds=seconds)
+                queue.complete(s, CompleteBatch(worker=self._name, results=[one]))
+                return
+            reason = describe(outcome.out.errors, outcome.out.errors_total)[:2000]
+            body = FailIn(token=taken.token, state=State.FAILED, failure="bad_file", reason=reason, seconds=seconds)
+            if queue.fail(s, taken.job, body).accepted:
+                jobs.row(s, taken.job).result = result
+
+    def _fail(
+        self, taken: Taken, state: State, failure: str, reason: str, began: float, trace: str | None = None
+    ) -> None:
+        body = FailIn(
+            token=taken.token,
+            state=state,
+            failure=failure,
+            reason=reason[:2000],
+            traceback=trace,
+            seconds=time.monotonic() - began,
+        )
+        try:
+            with self._database.write() as s:
+                queue.fail(s, taken.job, body)
+        except (Stale, NotFound):
+            _log.warning("import lost", job=taken.job)
