@@ -86,7 +86,7 @@ class Keyring:
 
     def __init__(self, database: Database, rate: float) -> None:
         self._database = database
-        self._requests = Buckets(rate, 2 * rate)
+        self._requests = Buckets(rate, max(1.0, 2 * rate))
         self._failures = Buckets(FAILURES_PER_MINUTE / 60 if rate else 0, FAILURES_PER_MINUTE)
         self._kept: dict[object, tuple[float, Any]] = {}
         self._changes = 0
