@@ -65,9 +65,9 @@ async def log_in(request: Request, keyring: Ring, form: Form) -> Response:
         return page("login.html", 401, following=following, wrong=f"{error.message[0].upper()}{error.message[1:]}.")
     except TooMany as error:
         wait = math.ceil(error.wait_s)
-        answer = page("login.html", 429, following=following, wrong=f"Too many wrong keys: try again in {wait} s.")
-        answer.headers["Retry-After"] = str(wait)
-        return answer
+        refused = page("login.html", 429, following=following, wrong=f"Too many wrong keys: try again in {wait} s.")
+        refused.headers["Retry-After"] = str(wait)
+        return refused
     secret, ends = await keyring.begin_session(principal)
     audit.info("session.begun", principal=principal.name)
     answer = _to(following)
