@@ -60,6 +60,7 @@ def study_page(study: StudyName, db: Db, x: Metric = None, y: Metric = None, met
             **views.searches_part(session, found),
             **views.front_part(session, found),
             **views.audit_part(session, found, metric),
+            **views.confirmations_part(session, found),
             **views.trials_part(session, found, TRIALS_ON_PAGE, None),
         }
     return page("study.html", **values)
@@ -67,7 +68,10 @@ def study_page(study: StudyName, db: Db, x: Metric = None, y: Metric = None, met
 
 @_pages.get("/studies/{study}/parts/{part}")
 def study_part(
-    study: StudyName, part: Literal["facts", "searches", "front", "audit"], db: Db, metric: Metric = None
+    study: StudyName,
+    part: Literal["facts", "searches", "front", "audit", "confirmations"],
+    db: Db,
+    metric: Metric = None,
 ) -> Response:
     """A part of a study's page, as it is now."""
     with db.read() as session:
@@ -81,6 +85,8 @@ def study_part(
                 values = views.front_part(session, found)
             case "audit":
                 values = views.audit_part(session, found, metric)
+            case "confirmations":
+                values = {**views.searches_part(session, found), **views.confirmations_part(session, found)}
     return page(f"_{part}.html", study=found, **values)
 
 

@@ -13,10 +13,13 @@ from service.core.metrics import Scope
 from service.core.metrics import metric as known_metric
 from service.core.objectives import ANALYTIC
 from service.dashboard import diagram, findings
-from service.db import front, jobs, searches, supernets, trials
+from service.db import confirmations, front, jobs, searches, supernets, trials
 from service.wire.base import Json
 from service.wire.searches import SearchOut, TrialCounts
 from service.wire.studies import StudyOut
+
+CONFIRMATIONS = 5
+"""Newest confirmations on a study's page."""
 
 SEARCHES = 200
 """Searches on a study's page, at most."""
@@ -137,6 +140,13 @@ def audit_part(s: Session, study: StudyOut, metric: str | None) -> dict[str, Any
         "metric": name,
         "predictable": predictable(study),
     }
+
+
+def confirmations_part(s: Session, study: StudyOut) -> dict[str, Any]:
+    """The newest confirmations, each with the name of its search."""
+    found = confirmations.newest(s, study.name, CONFIRMATIONS)
+    names = {each.search: search_name(searches.get(s, each.search)) for each in found}
+    return {"confirmations": [(names[each.search], each) for each in found]}
 
 
 def trials_part(s: Session, study: StudyOut, size: int, token: str | None) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def page(s: Session, search_id: int, size: int, token: str | None = None) -> Pag
     return Page(items=[_view(s, found[0]) for found in rows], next_page_token=following)
 
 
+def newest(s: Session, study_name: str, number: int) -> list[ConfirmationOut]:
+    """At most so many confirmations of a study's searches, newest first."""
+    query = select(Confirmation).where(Confirmation.study_id == studies.row(s, study_name).id)
+    return [_view(s, stored) for stored in s.scalars(query.order_by(Confirmation.id.desc()).limit(number))]
+
+
 def fresh_seeds(number: int) -> list[int]:
     """The first seeds that no trial is measured on."""
     return list(islice((seed for seed in count(1) if seed != studies.EVALUATION_SEED), number))

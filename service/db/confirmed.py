@@ -111,14 +111,16 @@ def _metric(
 
 
 def _drop(stored: Confirmation, study: Study, name: str, measured: Sequence[ConfirmedMetric]) -> Drop:
-    compared = [(each.selected, each.mean, each.drop) for each in measured if each.drop is not None]
+    compared = [
+        (each.selected, each.mean, each.drop)
+        for each in measured
+        if each.selected is not None and each.mean is not None and each.drop is not None
+    ]
     mean = intervals.mean([drop for *_, drop in compared]) if compared else None
     tau: tuple[float | None, float | None, float | None] = (None, None, None)
     if len(compared) >= _LEAST_RANKED:
-        rng = np.random.default_rng(_BOOTSTRAP_SEED)
-        ranked = kendall_tau(
-            [selected for selected, *_ in compared], [mean for _, mean, _ in compared], rng, level=intervals.LEVEL
-        )
+        selected, again = [row[0] for row in compared], [row[1] for row in compared]
+        ranked = kendall_tau(selected, again, np.random.default_rng(_BOOTSTRAP_SEED), level=intervals.LEVEL)
         tau = (_finite(ranked.value), _finite(ranked.low), _finite(ranked.high))
     same = stored.evaluator == study.evaluator
     direction = _direction(study, name)

@@ -137,6 +137,9 @@ def extend(s: Session, search_id: int, budget: int) -> SearchOut:
         raise Invalid("budget", f"must be larger than the {search.budget} that search {search_id} has, is {budget}")
     if budget > search.budget:
         search.budget = budget
+        # What a controller is about to write, it decided with the old budget: the fence keeps it out.
+        search.token += 1
+        search.controller, search.leased_until = None, None
         done = search.state == SearchState.DONE
         search.ended_at = None
         state = SearchState.RUNNING if done else SearchState(search.state)

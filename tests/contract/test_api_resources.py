@@ -230,6 +230,12 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
         assert server.http.get(f"/v1/{path}").status_code == 200
     with server.http.stream("GET", "/v1/events", params={"after": 0}) as stream:
         next(stream.iter_lines())
+    confirmed = server.http.post("/v1/searches/1:confirm", json={"best": 1, "seeds": 1}).json()
+    server.http.get(f"/v1/confirmations/{confirmed['id']}")
+    server.http.get("/v1/searches/1/confirmations")
+    server.http.post(f"/v1/jobs/{lease(server.http)[0]['job']}:cancel")
+    server.http.post("/v1/searches/1:extend", json={"budget": SEARCH["budget"]})
+    server.http.post("/v1/studies/study:clone", json={"name": "copy"})
     make_study_again = server.http.post("/v1/supernets", json={**SUPERNET, "name": "failing"})
     assert make_study_again.status_code == 201
     server.http.post("/v1/supernets/failing:train")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.controller import Controller
-from service.core.errors import Conflict, Invalid, NotFound
+from service.core.errors import Conflict, Invalid, NotFound, Stale
 from service.core.states import SearchState, State
 from service.db import artifacts, confirmations, front, jobs, queue, searches, spaces, studies, supernets
 from service.db.artifacts import ArtifactStore
@@ -459,6 +459,17 @@ def test_the_same_budget_changes_nothing_and_a_smaller_one_is_refused(world: Wor
     assert caught.value.field == "budget"
     longer = extend(world, search, 20)
     assert (longer.state, longer.budget) == (SearchState.RUNNING, 20)
+
+
+def test_a_controller_that_knew_the_old_budget_cannot_end_the_search(world: World) -> None:
+    search = world.search(budget=10).id
+    held = world.claim(search)
+    extend(world, search, 20)
+    with world.database.write() as s, pytest.raises(Stale):
+        searches.finish(s, held, SearchState.DONE, "the budget of 10 evaluations is spent")
+    assert world.claim(search).token > held.token
+    with world.database.read() as s:
+        assert searches.get(s, search).state == SearchState.RUNNING
 
 
 def test_a_paused_search_stays_paused_and_a_cancelled_one_is_refused(world: World) -> None:

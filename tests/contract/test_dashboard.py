@@ -13,9 +13,10 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.core.states import SearchState
 from service.dashboard import data, views
-from service.db import searches, studies
+from service.db import confirmations, searches, studies
 from service.db.session import Database
 from service.settings import Settings
+from service.wire.confirmations import ConfirmIn
 from tests.dashboard_world import NASTY, DashboardWorld, filled
 from tests.serving import settings_in
 from tests.world import statements
@@ -43,7 +44,7 @@ def _client(database: Database, folder: Path, address: str = "127.0.0.1") -> Tes
 
 def _pages(world: DashboardWorld) -> list[str]:
     key = world.keys()[0]
-    parts = [f"{STUDY}/parts/{part}" for part in ("facts", "searches", "front", "audit")]
+    parts = [f"{STUDY}/parts/{part}" for part in ("facts", "searches", "front", "audit", "confirmations")]
     return ["/", "/workers", STUDY, f"{STUDY}/trials", f"{STUDY}/architectures/{key}", "/studies/none", *parts]
 
 
@@ -274,6 +275,36 @@ def test_a_study_without_trials_has_its_page(tmp_path: Path) -> None:
     text = client.get(STUDY).text
     for part in ("No search yet", "Nothing has been measured", "No predictions yet", "No trial yet"):
         assert part in text
+    database.dispose()
+
+
+def test_what_was_measured_again_stands_beside_what_was_selected(tmp_path: Path) -> None:
+    database = Database(settings_in(tmp_path).database)
+    made = DashboardWorld.in_database(database)
+    search = made.start("first")
+    made.ask(search, 12)
+    made.finish()
+    client = _client(database, tmp_path)
+    part = f"{STUDY}/parts/confirmations"
+    assert f"frontier search confirm {search}" in client.get(part).text
+    with database.write() as s:
+        found = confirmations.create(s, search, ConfirmIn(best=2, seeds=2))
+    assert "first, by training on seeds 1, 2; 4 of 4 measurements are open" in client.get(part).text
+    *leases, failing = made.world.lease(worker="cpu-1")
+    made.world.complete(
+        leases,
+        lambda lease: {"error": made.values(lease.payload["genes"])["error"] + 0.015},
+        worker="cpu-1",
+    )
+    made.world.fail(failing, reason=NASTY)
+    text = client.get(part).text
+    for each in found.architectures:
+        assert f"{100 * each.selected['error']:.2f} %" in text
+        assert f"{100 * (each.selected['error'] + 0.015):.2f} %" in text
+    assert "1.5 percentage points higher (worse)" in text
+    assert "1 failed" in text
+    assert NASTY not in text
+    assert text.strip() in client.get(STUDY).text
     database.dispose()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.core.objectives import Direction, Objective, minimised
-from service.core.pareto import REFERENCE, crowding, front, hypervolume, hypervolume_curve, nondominated, ranks
+from service.core.pareto import REFERENCE, crowding, front, hypervolume, hypervolume_curve, leaders, nondominated, ranks
 from service.search.acquisition import boxes, expected_gain
 
 UNIT = tuple(Objective(name, Direction.MINIMISE, (0.0, 1.0)) for name in "abcd")
@@ -140,6 +140,18 @@ def test_ranks_peel_one_front_after_the_other(values):
         left &= ~peeled
         level += 1
     assert (rank[~np.isfinite(values).all(axis=1)] == level).all()
+
+
+def test_leaders_are_the_front_then_what_the_volume_would_miss_most():
+    values = np.array([[0.0, 1.0], [0.05, 0.9], [0.5, 0.5], [1.0, 0.0], [0.6, 0.6], [0.5, 0.5], [np.nan, 0.1]])
+    every = np.ones(len(values), dtype=bool)
+    assert leaders(UNIT[:2], values, every, 4).tolist() == [0, 1, 2, 3]
+    # Alone they cover, up to 1.1: 0.05 · 0.1, 0.45 · 0.1, 0.5 · 0.4, 0.1 · 0.5.
+    assert leaders(UNIT[:2], values, every, 3).tolist() == [1, 2, 3]
+    assert leaders(UNIT[:2], values, every, 1).tolist() == [2]
+    assert leaders(UNIT[:2], values, np.arange(len(values)) != 2, 1).tolist() == [5]
+    assert leaders(UNIT[:2], values, ~every, 3).tolist() == []
+    assert leaders(UNIT[:1], values[:, :1], every, 3).tolist() == [0, 1, 2]
 
 
 def test_constrained_ranks_put_the_feasible_first_and_then_go_by_violation():
