@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from service.core.scopes import Scope
+from service.db import keys
+from service.wire.keys import KeyIn
 from tests.dashboard_world import DashboardWorld, filled
 from tests.serving import Served, served, settings_in
 
@@ -193,3 +196,22 @@ def test_a_network_is_exported_and_can_be_downloaded(page: Page, server: Served,
         page.get_by_role("link", name=re.compile(r"Download .*\.onnx")).click()
     assert started.value.path().read_bytes() == content
     assert "differ by at most 2.0e-7" in page.locator("#export").inner_text()
+
+
+def test_a_key_opens_the_pages_and_their_buttons(page: Page, server: Served, world: DashboardWorld) -> None:
+    with server.database.write() as s:
+        token = keys.create(s, KeyIn(name="me", scopes=[Scope.WRITE])).token
+    server.app.state.keyring.forget()
+    page.goto(STUDY)
+    assert "/login?next=" in page.url
+    page.get_by_label("Key", exact=True).fill(token)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"**{STUDY}")
+    _wait_for_points(page, "plot-front", 44)
+    page.get_by_role("button", name=re.compile("^Pause")).first.click()
+    page.get_by_role("button", name=re.compile("^Resume")).first.wait_for()
+    assert page.evaluate("document.cookie") == ""
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    page.goto(STUDY)
+    assert "/login?next=" in page.url
