@@ -16,9 +16,10 @@ from service.core.errors import NotFound
 from service.core.metrics import Scope, metric
 from service.core.objectives import ANALYTIC, Direction, Objective, Values, minimised
 from service.core.states import COUNTED
-from service.db import architectures, ledger, spaces, studies
+from service.db import architectures, fronts, ledger, spaces, studies
 from service.db.architectures import unpack
 from service.db.paging import checked_id, slice_of
+from service.db.rows import chunks
 from service.db.tables import Architecture, Context, Measurement, Search, Study, StudyMeasurement, Trial
 from service.wire.base import Json, Metrics, Page
 from service.wire.searches import PredictedOut, PredictedPoint, RankAudit
@@ -48,13 +49,15 @@ def front(s: Session, study_name: str, metrics: Sequence[str] | None = None) -> 
     objectives = studies.objectives(study)
     shown = list(dict.fromkeys(metrics)) if metrics else [each.metric for each in objectives]
     axes = [_axis(name, objectives) for name in shown]
-    chosen, candidates, volume = _chosen(s, study, axes, objectives)
+    with fronts.of(s).study(s, study.id) as measured:
+        found = _found(s, study, measured, axes)
+        values = _values(s, study, measured, found.ids.tolist())
     return FrontOut(
         metrics=shown,
-        points=_points(s, study, chosen),
-        hypervolume=volume,
+        points=_points(s, study, found.ids.tolist(), *values),
+        hypervolume=_volume(found, shown, objectives),
         scaling=[ObjectiveOut(metric=o.metric, direction=o.direction, bounds=o.bounds) for o in objectives],
-        candidates=candidates,
+        candidates=found.candidates,
     )
 
 
@@ -142,15 +145,16 @@ def architecture(s: Session, study_name: str, key: str) -> ArchitectureOut:
     found = architectures.row(s, stored.digest, key)
     space = spaces.load(stored)
     genes = unpack([found.genes], len(space.choices))
-    measured, tested = _values(s, study, [found.id])
-    objectives = studies.objectives(study)
+    with fronts.of(s).study(s, study.id) as columns:
+        measured, tested = _values(s, study, columns, [found.id])
+        on_front = found.id in _found(s, study, columns, studies.objectives(study)).ids
     return ArchitectureOut(
         key=key,
         config=dict(space.to_configs(genes)[0]),
         genes=genes[0].tolist(),
         metrics=measured.get(found.id, {}),
         test_metrics=tested.get(found.id, {}),
-        on_front=found.id in _chosen(s, study, objectives, objectives)[0],
+        on_front=on_front,
         graph=_graph(space, genes),
     )
 
@@ -200,43 +204,43 @@ def _axis(name: str, objectives: Sequence[Objective]) -> Objective:
     return Objective(name, direction, (0.0, 1.0) if direction is Direction.MINIMISE else (1.0, 0.0))
 
 
-def _chosen(
-    s: Session, study: Study, axes: Sequence[Objective], objectives: Sequence[Objective]
-) -> tuple[list[int], int, float | None]:
-    """Architecture ids of the front by the first axis, the number of candidates, and the hypervolume."""
+def _found(s: Session, study: Study, measured: fronts.Measured, axes: Sequence[Objective]) -> fronts.Front:
     constraints = studies.constraints(study)
     wanted = list(dict.fromkeys([axis.metric for axis in axes] + [limit.metric for limit in constraints]))
-    found = ledger.values(s, study.id, studies.circumstances(s, study), wanted)
-    ids = sorted(found)
-    rows = [found[each] for each in ids]
-    values = minimised(axes, rows)
-    within = studies.within(study, rows)
-    usable = within & np.isfinite(values).all(axis=1)
-    chosen = [ids[index] for index in pareto.front(values, within).tolist()]
-    same = {axis.metric for axis in axes} == {each.metric for each in objectives}
-    volume = pareto.hypervolume(objectives, minimised(objectives, rows), within) if same and usable.any() else None
-    return chosen, int(usable.sum()), volume
+    contexts = ledger.study_contexts(s, study.id, studies.circumstances(s, study), wanted)
+    return measured.front(contexts, axes, constraints)
 
 
-def _points(s: Session, study: Study, ids: Sequence[int]) -> list[FrontPoint]:
+def _volume(found: fronts.Front, shown: Sequence[str], objectives: Sequence[Objective]) -> float | None:
+    """The hypervolume, where the axes are the objectives in any order."""
+    if set(shown) != {each.metric for each in objectives} or not len(found.ids):
+        return None
+    return pareto.hypervolume(objectives, found.values[:, [shown.index(each.metric) for each in objectives]])
+
+
+def _points(
+    s: Session, study: Study, ids: Sequence[int], measured: Mapping[int, Metrics], tested: Mapping[int, Metrics]
+) -> list[FrontPoint]:
     if not ids:
         return []
-    measured, tested = _values(s, study, ids)
-    stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(ids)))}
-    space = spaces.load(spaces.row(s, study.space_id))
-    configs = space.to_configs(unpack([stored[each].genes for each in ids], len(space.choices)))
+    stored: dict[int, tuple[str, bytes]] = {}
     first: dict[int, tuple[int, int]] = {}
-    trials = (
-        select(Trial.architecture_id, Trial.id, Search.number)
-        .join(Search, Search.id == Trial.search_id)
-        .where(Trial.study_id == study.id, Trial.architecture_id.in_(ids), Trial.state.in_(COUNTED))
-        .order_by(Trial.ended_at, Trial.id)
-    )
-    for architecture_id, trial, search in s.execute(trials):
-        first.setdefault(architecture_id, (trial, search))
+    for some in chunks(ids):
+        found = select(Architecture.id, Architecture.key, Architecture.genes).where(Architecture.id.in_(some))
+        stored.update((each, (key, genes)) for each, key, genes in s.execute(found))
+        trials = (
+            select(Trial.architecture_id, Trial.id, Search.number)
+            .join(Search, Search.id == Trial.search_id)
+            .where(Trial.study_id == study.id, Trial.architecture_id.in_(some), Trial.state.in_(COUNTED))
+            .order_by(Trial.ended_at, Trial.id)
+        )
+        for architecture_id, trial, search in s.execute(trials):
+            first.setdefault(architecture_id, (trial, search))
+    space = spaces.load(spaces.row(s, study.space_id))
+    configs = space.to_configs(unpack([stored[each][1] for each in ids], len(space.choices)))
     return [
         FrontPoint(
-            key=stored[each].key,
+            key=stored[each][0],
             config=dict(config),
             metrics=measured.get(each, {}),
             test_metrics=tested.get(each, {}),
@@ -247,15 +251,17 @@ def _points(s: Session, study: Study, ids: Sequence[int]) -> list[FrontPoint]:
     ]
 
 
-def _values(s: Session, study: Study, ids: Sequence[int]) -> tuple[dict[int, Metrics], dict[int, Metrics]]:
+def _values(
+    s: Session, study: Study, columns: fronts.Measured, ids: Sequence[int]
+) -> tuple[dict[int, Metrics], dict[int, Metrics]]:
     """Everything the study measures of some architectures: on its own split, and on the test split."""
     weights = studies.weights(s, study)
     names = list(dict.fromkeys([*study.metrics, *ANALYTIC]))
     here = ledger.study_contexts(s, study.id, studies.circumstances_with(study, weights), names)
     on_task = [name for name in study.metrics if metric(name).scope is Scope.TASK]
     tested = ledger.study_contexts(s, study.id, studies.circumstances_with(study, weights, "test"), on_task)
-    measured = _ordered(names, ledger.means(s, study.id, here, ids))
-    return measured, _ordered(names, ledger.means(s, study.id, tested, ids))
+    measured = _ordered(names, columns.means(here, ids))
+    return measured, _ordered(names, columns.means(tested, ids))
 
 
 def _ordered(names: Sequence[str], found: Mapping[int, Metrics]) -> dict[int, Metrics]:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import final
 
-from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid
 from service.core.metrics import Circumstances, Scope, context_digest, metric
-from service.db import ending
+from service.db import ending, fronts
 from service.db.attempts import Place, Row, insert
 from service.db.rows import chunks, insert_new
-from service.db.tables import Context, Measurement, StudyMeasurement, now
+from service.db.tables import Context, Measurement, now
 from service.wire.base import Json, Metrics
 
 LATENCY_AGE_S = 7 * 86400.0
@@ -172,42 +172,8 @@ def study_contexts(s: Session, study_id: int, circumstances: Circumstances, metr
     open_ones = [name for name in metrics if name not in fixed]
     if not open_ones:
         return fixed
-    counted = (
-        select(Measurement.metric, Measurement.context_digest)
-        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
-        .where(StudyMeasurement.study_id == study_id, Measurement.metric.in_(open_ones))
-        .group_by(Measurement.metric, Measurement.context_digest)
-        .order_by(Measurement.metric, func.count(), Measurement.context_digest.desc())
-    )
-    return {**fixed, **dict(s.execute(counted).all())}
-
-
-def means(
-    s: Session, study_id: int, contexts: Mapping[str, str], architecture_ids: Sequence[int] | None = None
-) -> dict[int, Metrics]:
-    """Architecture → metric → mean over the replicates linked to the study, each metric in its context."""
-    result: dict[int, Metrics] = {}
-    if not contexts or (architecture_ids is not None and not architecture_ids):
-        return result
-    query = (
-        select(Measurement.architecture_id, Measurement.metric, func.avg(Measurement.value))
-        .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
-        .where(StudyMeasurement.study_id == study_id)
-        .where(tuple_(Measurement.metric, Measurement.context_digest).in_(sorted(contexts.items())))
-        .group_by(Measurement.architecture_id, Measurement.metric)
-    )
-    parts = [query]
-    if architecture_ids is not None:
-        parts = [query.where(Measurement.architecture_id.in_(some)) for some in chunks(sorted(set(architecture_ids)))]
-    for part in parts:
-        for architecture, name, value in s.execute(part):
-            result.setdefault(architecture, {})[name] = float(value)
-    return result
-
-
-def values(s: Session, study_id: int, circumstances: Circumstances, metrics: Sequence[str]) -> dict[int, Metrics]:
-    """Architecture → metric → mean over replicates, of all that a study has measured in these circumstances."""
-    return means(s, study_id, study_contexts(s, study_id, circumstances, metrics))
+    with fronts.of(s).study(s, study_id) as measured:
+        return {**fixed, **measured.contexts(open_ones)}
 
 
 @final

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 import service
 from service.core.errors import Conflict, Invalid
-from service.db import ending
+from service.db import ending, fronts
 
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
@@ -57,6 +57,7 @@ class Database:
         if self.dialect == "postgresql":
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer = self._engine.execution_options(**{_WRITES: True})
+        self._info = {fronts.INFO: fronts.Fronts()}
         # Threads of one process queue here instead of in SQLite's busy handler, which sleeps between its tries.
         self._turn: AbstractContextManager[object] = threading.RLock() if self.dialect == "sqlite" else nullcontext()
 
@@ -68,13 +69,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One snapshot. What was loaded stays readable after the session."""
-        with Session(self._reader, expire_on_commit=False, autoflush=False) as session:
+        with Session(self._reader, info=self._info, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: commits at the end, rolls back on any error."""
-        with self._turn, Session(self._writer, expire_on_commit=False) as session:
+        with self._turn, Session(self._writer, info=self._info, expire_on_commit=False) as session:
             yield session
             session.flush()
             # Last: the counter of the events is locked from here to the commit, and everybody wants it.

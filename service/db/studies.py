@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search_spaces.plugins import names as plugin_names
@@ -14,10 +14,10 @@ from service.core.errors import Invalid, NotFound
 from service.core.evaluators import EXTERNAL, TABLE
 from service.core.metrics import METRICS, Circumstances, Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Direction, Objective, violations
-from service.db import evaluators, events, spaces, supernets, workers
+from service.db import evaluators, events, fronts, spaces, supernets, workers
 from service.db.paging import slice_of
 from service.db.rows import body_of, insert_new, refuse_other
-from service.db.tables import Dataset, Space, Study, StudyMeasurement, Supernet, Worker, now
+from service.db.tables import Dataset, Space, Study, Supernet, Worker, now
 from service.wire.base import Json, Metrics, Page
 from service.wire.studies import ConstraintSpec, ObjectiveIn, StudyIn, StudyOut
 
@@ -257,12 +257,7 @@ def find(s: Session, name: str, *, lock: bool = False) -> Study | None:
 
 def _views(s: Session, studies: Sequence[Study]) -> list[StudyOut]:
     ids = [study.id for study in studies]
-    counted = (
-        select(StudyMeasurement.study_id, func.count())
-        .where(StudyMeasurement.study_id.in_(ids))
-        .group_by(StudyMeasurement.study_id)
-    )
-    counts = dict(s.execute(counted).all())
+    counts = fronts.of(s).links(s, ids)
     joined = (
         select(Study.id, Space.name, Supernet.name)
         .join(Space, Space.id == Study.space_id)
@@ -282,7 +277,7 @@ def _views(s: Session, studies: Sequence[Study]) -> list[StudyOut]:
             supernet=names[study.id][1],
             seed=study.seed,
             searches=study.searches,
-            measurements=counts.get(study.id, 0),
+            measurements=counts[study.id],
             created_at=study.created_at,
         )
         for study in studies

@@ -152,6 +152,8 @@ def test_an_empty_study_has_an_empty_front(world: World) -> None:
 
 def test_the_front_takes_few_statements_whatever_its_size(world: World, search: int) -> None:
     counts = []
+    with world.database.read() as s:
+        front.front(s, "study")  # reads what is measured
     for metrics in (["macs"], ["error", "macs"]):
         with world.database.read() as s, statements(world.database) as seen:
             points = front.front(s, "study", metrics).points

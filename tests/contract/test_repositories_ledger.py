@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid
 from service.core.metrics import Circumstances
-from service.db import architectures, front, ledger, studies, tables
+from service.db import architectures, front, fronts, ledger, studies, tables
 from service.db.session import Database
 from tests.world import World
 
@@ -182,6 +183,12 @@ def test_studies_link_what_is_theirs(world: World, ids: list[int]) -> None:
     assert pages.items[0].context == HERE.context("error")
 
 
+def _means(s: Session, ids: list[int], circumstances: Circumstances, name: str) -> dict[int, dict[str, float]]:
+    study = studies.row(s, "study")
+    with fronts.of(s).study(s, study.id) as measured:
+        return measured.means(ledger.study_contexts(s, study.id, circumstances, [name]), ids)
+
+
 def test_a_study_reads_means_over_its_replicates(world: World, ids: list[int]) -> None:
     with world.database.read() as s:
         study = studies.row(s, "study")
@@ -190,8 +197,8 @@ def test_a_study_reads_means_over_its_replicates(world: World, ids: list[int]) -
     _record(world, ids[0], values={"error": 0.9}, job_id=3, token=1)  # nobody's
     _record(world, ids[1], replace(HERE, split="test"), study_id=study.id)
     with world.database.read() as s:
-        assert ledger.values(s, study.id, HERE, ["error"]) == {ids[0]: {"error": pytest.approx(0.3)}}
-        assert ledger.values(s, study.id, replace(HERE, split="test"), ["error"]) == {ids[1]: {"error": 0.5}}
+        assert _means(s, ids, HERE, "error") == {ids[0]: {"error": pytest.approx(0.3)}}
+        assert _means(s, ids, replace(HERE, split="test"), "error") == {ids[1]: {"error": 0.5}}
 
 
 def test_a_study_reads_the_latencies_of_the_device_with_the_most(world: World, ids: list[int]) -> None:
@@ -201,5 +208,5 @@ def test_a_study_reads_the_latencies_of_the_device_with_the_most(world: World, i
         values = {"latency_ms": 1.0 if device == "cpu-a" else 2.0}
         _record(world, ids[index], replace(HERE, device=device), values=values, study_id=study.id)
     with world.database.read() as s:
-        found = ledger.values(s, study.id, HERE, ["latency_ms"])
+        found = _means(s, ids, HERE, "latency_ms")
     assert found == {ids[0]: {"latency_ms": 2.0}, ids[1]: {"latency_ms": 2.0}}
