@@ -157,9 +157,10 @@ def test_a_server_with_keys_works_with_its_own_worker(tmp_path: Path) -> None:
             names = {key.name: key for key in client.keys.list()}
         (own,) = (name for name in names if name.startswith("local-worker-"))
         assert names[own].scopes == [Scope.WORKER]
-        listing = subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True, check=False).stdout
-        assert "service.cli" in listing or not listing
-        assert "frontier_" not in listing
+        listing = subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        ours = [line for line in listing.splitlines() if "service.cli" in line]
+        assert any(" worker " in line for line in ours)
+        assert not any("frontier_" in line for line in ours)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE_S)[0]
         assert process.returncode == 0, said
