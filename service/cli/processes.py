@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import socket
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.cli.common import CommandError, Home, Url, running_url, server_file, settings_with
+from service.client import Function
+from service.core.evaluators import EXTERNAL
 from service.listening import bind
 from service.logs import configure
 from service.wire.jobs import JobKind
@@ -62,9 +68,18 @@ def worker(
     datasets: Annotated[
         str | None, typer.Option(help="Data sets it has, comma-separated: digits, name=npz:FILE ...")
     ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(help="A Python function that evaluates, as MODULE:FUNCTION: all that this worker runs."),
+    ] = None,
+    evaluator_name: Annotated[str, typer.Option(help="The evaluator that studies name to have it called.")] = EXTERNAL,
 ) -> None:
     """Run a worker, which trains and measures networks."""
     wanted = _kinds(kinds)
+    if evaluator is not None and (kinds is not None or datasets is not None):
+        said = "takes neither --kinds nor --datasets: the function is all that the worker runs"
+        raise typer.BadParameter(said, param_hint="--evaluator")
+    function = None if evaluator is None else _function(evaluator)
 
     from service.worker import run_worker
 
@@ -74,9 +89,33 @@ def worker(
         settings = settings_with(home=home, url=running_url(server_file(settings)), datasets=datasets)
     configure(settings.log_level, name or "worker")
     try:
-        run_worker(settings, name, device, wanted)
+        run_worker(settings, name, device, wanted, None if function is None else {evaluator_name: function})
     except ValueError as error:  # a device or data set that is not there
         raise CommandError(str(error)) from error
+
+
+def _function(path: str) -> Function:
+    """``module:function``, found from the current folder first, as by ``python -m``."""
+    module, _, name = path.partition(":")
+    if not module or not name.isidentifier():
+        raise typer.BadParameter(f"must be MODULE:FUNCTION, is {path!r}", param_hint="--evaluator")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise CommandError(f"{module} needs a module that is not installed: {error}") from error
+        raise CommandError(
+            f"there is no module {module!r} in {Path.cwd()} or among the installed ones: name it as `import` would"
+        ) from error
+    except Exception as error:
+        raise CommandError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(loaded, name, None)
+    if not callable(found):
+        there = [each for each, value in vars(loaded).items() if inspect.isfunction(value) and each[0] != "_"]
+        raise CommandError(f"{module} has no function {name!r}; it has {', '.join(there) or 'none'}")
+    function: Function = found
+    return function
 
 
 def _kinds(text: str | None) -> list[JobKind] | None:

@@ -26,6 +26,8 @@ Errors, as one tree::
         ├── Invalid         422: the problem names each field
         ├── TooMany         429, after several tries
         └── Unavailable     503, after several tries
+
+Functions that evaluate (`Client.optimize`) get a `Running` trial, may raise `Infeasible`, and are ended by `Stopped`.
 """
 
 from service.client.client import Client
@@ -47,6 +49,9 @@ from service.client.errors import (
     UnexpectedAnswer,
     WaitTimeout,
 )
+from service.core.errors import Infeasible
+from service.core.errors import Stop as Stopped
+from service.core.functions import Function, Running
 
 __all__ = [
     "ApiError",
@@ -56,11 +61,15 @@ __all__ = [
     "DigestMismatch",
     "Forbidden",
     "FrontierClientError",
+    "Function",
+    "Infeasible",
     "Invalid",
     "JobFailed",
     "NotFound",
+    "Running",
     "Stale",
     "StillRunning",
+    "Stopped",
     "TooMany",
     "Unauthorized",
     "Unavailable",

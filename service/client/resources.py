@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Literal, TypeAlias, TypeVar, final
 from urllib.parse import quote
 
+from service.client import tables
 from service.client.http import Http
 from service.core.states import SearchState
 from service.wire.base import Page
 from service.wire.confirmations import ConfirmationOut, ConfirmIn
+from service.wire.exchange import MEDIA_TYPES, ExportFormat, ImportOut, TableFormat
 from service.wire.jobs import JobOut, ScoreOut
 from service.wire.searches import AuditIn, ExtendIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
 from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut, SupernetIn, SupernetOut
@@ -29,8 +32,13 @@ from service.wire.studies import (
 
 Item = TypeVar("Item")
 PAGE = 200
+ACCEPTED = 202
 _LOOK_S = 0.5
+_IMPORT_S = 300.0
+"""How much longer than others an import may take to be answered: the file is checked and stored first."""
 Order = Literal["oldest", "newest"]
+Wait: TypeAlias = Callable[[int, Callable[[JobOut], None] | None], JobOut]
+"""`Jobs.wait`"""
 
 
 def every(page: Callable[[str | None], Page[Item]]) -> Iterator[Item]:
@@ -121,8 +129,9 @@ class Supernets:
 class Studies:
     """Studies."""
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: Http, wait: Wait) -> None:
         self._http = http
+        self._wait = wait
 
     def create(self, body: StudyIn) -> StudyOut:
         """Creates a study, or returns the one that has this name and body."""
@@ -139,6 +148,70 @@ class Studies:
     def list(self) -> Iterator[StudyOut]:
         """All studies."""
         return every(lambda token: self.page(token=token))
+
+    def import_measurements(
+        self,
+        name: str,
+        file: Path | IO[bytes],
+        *,
+        format: TableFormat | None = None,  # noqa: A002 - as the interface names it
+        skip_bad: bool = False,
+        columns: Mapping[str, str] | None = None,
+        metrics: Mapping[str, str] | None = None,
+        on_sent: Callable[[int], None] | None = None,
+        on_progress: Callable[[JobOut], None] | None = None,
+    ) -> ImportOut:
+        """Imports a file of measurements, and waits until it is imported. Doing so twice changes nothing.
+
+        Args:
+            name: The study.
+            file: A path, or a file opened for reading bytes.
+            format: ndjson, json, csv or parquet; by the path's suffix if left out.
+            skip_bad: Leaves out rows with errors; without it a file with errors changes nothing.
+            columns: Field of a row → column of the file it is read from.
+            metrics: Metric → column of the file it is read from.
+            on_sent: Gets the number of bytes sent so far.
+            on_progress: Gets the job of a large file whenever it has changed.
+
+        Raises `Invalid` for a file with errors; `JobFailed` if that was found by a job, whose result lists them.
+        """
+        kind = format or (tables.format_of(file) if isinstance(file, Path) else None)
+        query: dict[str, str | int | builtins.list[str] | None] = {
+            "format": kind,
+            "skip_bad": "true" if skip_bad else None,
+            "column": [f"{target}:{source}" for target, source in (columns or {}).items()],
+            "metric": [f"{target}:{source}" for target, source in (metrics or {}).items()],
+        }
+        media = MEDIA_TYPES[kind] if kind is not None else "application/octet-stream"
+        with tables.readable(file) as opened:
+            path = f"{_study(name)}/measurements:import"
+            answer = self._http.upload(path, lambda: tables.pieces(opened, on_sent), media, query, wait_s=_IMPORT_S)
+        if answer.status_code != ACCEPTED:
+            return self._http.read(ImportOut, answer)
+        job = self._wait(self._http.read(JobOut, answer).id, on_progress)
+        return ImportOut.model_validate(job.result)
+
+    def export_measurements(
+        self,
+        name: str,
+        file: Path | IO[bytes],
+        format: ExportFormat | None = None,  # noqa: A002 - as the interface names it
+    ) -> None:
+        """Writes all measurements of a study to a file: ndjson, csv or parquet, by the path's suffix if left out.
+
+        A path appears whole or not at all.
+        """
+        if isinstance(file, Path):
+            kind = format or tables.format_of(file) or "ndjson"
+            with tables.appearing(file) as opened:
+                self._receive(name, opened, kind)
+        else:
+            self._receive(name, file, format or "ndjson")
+
+    def _receive(self, name: str, file: IO[bytes], kind: str) -> None:
+        with self._http.stream(f"{_study(name)}/measurements:export", query={"format": kind}) as response:
+            for piece in response.iter_bytes():
+                file.write(piece)
 
     def clone(self, name: str, body: CloneIn) -> StudyOut:
         """Creates a study with what this one has measured and other objectives, or returns the clone that is there."""
@@ -288,18 +361,6 @@ class Searches:
     def trials(self, search: int, order: Order = "oldest") -> Iterator[TrialOut]:
         """All its trials."""
         return every(lambda token: self.trials_page(search, token=token, order=order))
-
-
-@final
-class Trials:
-    """Trials."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
-
-    def get(self, trial: int) -> TrialOut:
-        """One trial, by its id."""
-        return self._http.get(TrialOut, f"/v1/trials/{trial}")
 
 
 @final

@@ -67,7 +67,7 @@ def evaluate(function: Function, config: dict[str, Any], trial: Running) -> dict
     return answered(function(config, trial), trial.metrics)
 
 
-def answered(answer: object, wanted: tuple[str, ...]) -> dict[str, float]:
+def answered(answer: Any, wanted: tuple[str, ...]) -> dict[str, float]:
     """Metric → value, of what a function returned: an object with the metrics, or the number if one is asked for.
 
     Raises `Invalid` for anything else, for a metric that is missing, and for a value that is no finite number.
@@ -78,8 +78,9 @@ def answered(answer: object, wanted: tuple[str, ...]) -> dict[str, float]:
                 "metrics", f"the function returned {answer!r:.100}, wanted is a dict with {', '.join(wanted)}"
             )
         answer = {wanted[0]: answer}
+    given: Mapping[Any, Any] = answer
     values: dict[str, float] = {}
-    for name, value in answer.items():
+    for name, value in given.items():
         try:
             values[str(name)] = float(value)
         except (TypeError, ValueError) as error:

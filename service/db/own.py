@@ -51,7 +51,8 @@ def suggest(s: Session, search_id: int, body: SuggestIn, max_age_s: float = ledg
         return SuggestOut(trials=[], state=SearchState(search.state), done=True)
     worker = workers.ensure(s, body.worker)
     leases = leasing.lease_of_search(s, search.id, worker, body.count, body.lease_s, max_age_s)
-    made_for = dict(s.execute(select(Job.id, Job.trial_id).where(Job.id.in_([each.job for each in leases]))).all())
+    of_jobs = select(Job.id, Trial.id).join(Trial, Trial.id == Job.trial_id)
+    made_for = dict(s.execute(of_jobs.where(Job.id.in_([each.job for each in leases]))).all())
     shown = {each.id: each for each in trials.several(s, list(made_for.values()))}
     return SuggestOut(
         trials=[_suggested(lease, shown[made_for[lease.job]]) for lease in leases],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from service.core.states import State
 from service.wire.base import Digest, Json, Name, Time, Wire
@@ -39,7 +40,9 @@ class WorkerIn(Wire):
     kinds: list[JobKind] = Field(min_length=1, description="Jobs it can run.")
     device: Device
     datasets: list[DatasetOut] = Field(default_factory=list, description="Data sets it has.")
-    evaluators: list[str] = Field(default_factory=list, description="Evaluators it has.")
+    evaluators: list[Annotated[str, StringConstraints(min_length=1, max_length=63)]] = Field(
+        default_factory=list, description="Evaluators it has: plug-ins, or functions of its own."
+    )
 
 
 class WorkerOut(WorkerIn):

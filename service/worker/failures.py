@@ -1,16 +1,13 @@
-"""How a job that ended without a result is told to the server, and which errors waiting can mend."""
+"""How a job that ended without a result is told to the server."""
 
 from __future__ import annotations
 
 import traceback
 
-from service.client import ApiError, ConnectionFailed, DigestMismatch, UnexpectedAnswer
 from service.core.errors import Infeasible, Invalid, OutOfMemory, Stop
 from service.core.states import State
 from service.wire.jobs import FailIn, Lease
 from service.worker.pulse import Drained
-
-_LONGEST_PAUSE_S = 10.0
 
 
 def describe_failure(error: Exception, lease: Lease, seconds: float) -> FailIn:
@@ -33,15 +30,3 @@ def describe_failure(error: Exception, lease: Lease, seconds: float) -> FailIn:
     return FailIn(
         token=lease.token, state=state, failure=failure, reason=reason[:2000], traceback=trace, seconds=seconds
     )
-
-
-def passing(error: Exception) -> bool:
-    """Whether waiting can help: the server is away, overloaded or broken, rather than of another opinion."""
-    if isinstance(error, ApiError):
-        return error.status >= 500 or error.status == 429
-    return isinstance(error, ConnectionFailed | UnexpectedAnswer | DigestMismatch)
-
-
-def backoff_s(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
-    return float(min(0.25 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_S))

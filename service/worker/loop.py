@@ -9,13 +9,14 @@ from typing import TypeVar, final
 import structlog
 
 from service.client import ApiError, Client, NotFound
+from service.client.patience import backoff_s, passing
 from service.core.errors import LeaseLost
 from service.core.states import State
 from service.evaluation.handler import handle
 from service.evaluation.toolbox import Artifacts, Toolbox
 from service.wire.base import Json
 from service.wire.jobs import CompleteBatch, CompleteIn, FailIn, Lease, LeaseIn, WorkerIn
-from service.worker.failures import backoff_s, describe_failure, passing
+from service.worker.failures import describe_failure
 from service.worker.pulse import PROGRESS_S, Drained, Pulse
 
 POLL_S = 2.0

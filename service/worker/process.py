@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import signal
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -15,7 +12,9 @@ import threadpoolctl
 import torch
 
 from search_spaces.plugins import names
-from service.client import Client
+from service.client import Client, Function
+from service.client.names import process_name
+from service.core.evaluators import TABLE
 from service.evaluation.cache import ArtifactCache
 from service.evaluation.datasets import Dataset, announce, load_dataset
 from service.evaluation.devices import describe
@@ -29,12 +28,21 @@ CACHE_BYTES = 8 * 2**30
 
 
 def run_worker(
-    settings: Settings, name: str | None = None, device: str = "cpu", kinds: Sequence[JobKind] | None = None
+    settings: Settings,
+    name: str | None = None,
+    device: str = "cpu",
+    kinds: Sequence[JobKind] | None = None,
+    functions: Mapping[str, Function] | None = None,
 ) -> None:
     """What ``frontier worker`` does: sets up this process, announces, works until SIGTERM or SIGINT.
 
-    Raises ValueError for a data set that cannot be read or a device that is not there, and what `Worker.run` raises.
+    With ``functions``, evaluators by name, it does nothing but call them, and has no data sets. Raises ValueError for a
+    data set that cannot be read, a device that is not there or a function named as a plug-in, and what `Worker.run`
+    raises.
     """
+    taken = sorted({TABLE, *names("evaluators")} & set(functions or ()))
+    if taken:
+        raise ValueError(f"a function cannot be named {', '.join(taken)}: there is such an evaluator already")
     torch.set_num_threads(settings.threads)
     # NumPy's matrix products as well: sums of another order are other sums.
     threadpoolctl.threadpool_limits(settings.threads, user_api="blas")
@@ -44,10 +52,12 @@ def run_worker(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this torch sees no GPU")
     described = describe(where, settings.threads)
-    datasets = read_datasets(settings.datasets)
+    datasets = {} if functions else read_datasets(settings.datasets)
+    wanted = [JobKind.EVALUATE] if functions else kinds
     with Client(settings.server_url, settings.bearer) as client:
-        toolbox = Toolbox(cached_artifacts(client, settings.cache_folder), datasets, where, device_name=described.name)
-        worker = Worker(client, toolbox, announcement(name, described, datasets, kinds))
+        files = cached_artifacts(client, settings.cache_folder)
+        toolbox = Toolbox(files, datasets, where, device_name=described.name, functions=functions)
+        worker = Worker(client, toolbox, announcement(name, described, datasets, wanted, list(functions or ())))
         _drain_on_signals(worker)
         worker.run()
 
@@ -76,21 +86,23 @@ def cached_artifacts(client: Client, folder: Path) -> Artifacts:
 
 
 def announcement(
-    name: str | None, device: Device, datasets: Mapping[str, Dataset], kinds: Sequence[JobKind] | None
+    name: str | None,
+    device: Device,
+    datasets: Mapping[str, Dataset],
+    kinds: Sequence[JobKind] | None,
+    evaluators: Sequence[str] = (),
 ) -> WorkerIn:
-    """What the server is told. Without a name, the worker is named after machine and process."""
+    """What the server is told: all evaluators that are installed unless some are given. Without a name, the worker is
+    named after machine and process."""
     unknown = [kind for kind in kinds or () if kind not in HANDLERS]
     if unknown:
         raise ValueError(f"no handler for {', '.join(unknown)}: kinds are {', '.join(HANDLERS)}")
-    if name is None:
-        host = re.sub(r"[^a-z0-9_.\-]", "-", socket.gethostname().lower()).strip("-._")[:40] or "worker"
-        name = f"{host}-{os.getpid()}"
     return WorkerIn(
-        name=name,
+        name=name or process_name(),
         kinds=list(kinds or HANDLERS),
         device=device,
         datasets=[announce(dataset) for dataset in datasets.values()],
-        evaluators=names("evaluators"),
+        evaluators=list(evaluators) or names("evaluators"),
     )
 
 

@@ -510,8 +510,8 @@ def test_what_a_worker_says_of_itself() -> None:
     assert set(told.kinds) == set(handler.HANDLERS)
     assert told.evaluators == ["supernet", "training"]
     assert announcement("me", device, datasets, [JobKind.FIT]).kinds == [JobKind.FIT]
-    with pytest.raises(ValueError, match="no handler for replay"):
-        announcement("me", device, datasets, [JobKind.REPLAY])
+    with pytest.raises(ValueError, match="no handler for import"):
+        announcement("me", device, datasets, [JobKind.IMPORT])
 
 
 def test_data_sets_need_different_names(tmp_path: Path) -> None:
