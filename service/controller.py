@@ -30,6 +30,7 @@ from service.db import asks, events, predictors, queue, searches
 from service.db.artifacts import ArtifactStore
 from service.db.asks import Claim, Progress, Snapshot
 from service.db.session import Database
+from service.importer import Importer
 from service.search.ask import ask, make_designer, predict
 from service.search.designer import Designer, FitRequest, Suggestions
 from service.settings import Settings
@@ -38,6 +39,8 @@ _log = structlog.get_logger(__name__)
 
 _IDLE_LOOK_S = 1.0
 """Without news in the event table everything is still looked at this often: leases expire without an event."""
+
+_IMPORTER_ENDS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +273,14 @@ def run_controller(settings: Settings) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     database = Database(settings.database)
     name = f"{socket.gethostname().lower()[:40]}-{os.getpid()}"
+    store = ArtifactStore(settings.artifact_folder)
+    importer = Importer(database, store, settings.artifact_folder, name, settings.lease_s)
+    importing = threading.Thread(target=importer.run, args=(stop,), name="importer", daemon=True)
     try:
-        store = ArtifactStore(settings.artifact_folder)
+        importing.start()
         Controller(database, store, name, lease_s=settings.lease_s, poll_s=settings.poll_s).run(stop)
     finally:
+        # It ends between two transactions, and hands its job back.
+        stop.set()
+        importing.join(_IMPORTER_ENDS_S)
         database.dispose()

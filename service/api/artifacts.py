@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import IO, Annotated
 
 from anyio import to_thread
@@ -36,6 +37,15 @@ async def put_artifact(digest: DigestInPath, request: Request, services: State, 
 
     The body is the file, at most 4 GiB; it is refused if its SHA-256 is another. Storing it again changes nothing.
     """
+    async with received(request, services) as spool:
+        stored, new = await to_thread.run_sync(_keep, services, spool, digest)
+    created(response, new)
+    return stored
+
+
+@asynccontextmanager
+async def received(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
+    """The body of a request in a nameless file, written as it arrives; its position is its size."""
     with tempfile.TemporaryFile(dir=services.settings.artifact_folder) as spool:
         pending = bytearray()
         async for chunk in request.stream():
@@ -44,9 +54,7 @@ async def put_artifact(digest: DigestInPath, request: Request, services: State, 
                 await to_thread.run_sync(spool.write, bytes(pending))
                 pending.clear()
         await to_thread.run_sync(spool.write, bytes(pending))
-        stored, new = await to_thread.run_sync(_keep, services, spool, digest)
-    created(response, new)
-    return stored
+        yield spool
 
 
 def _keep(services: Services, spool: IO[bytes], digest: str) -> tuple[ArtifactOut, bool]:

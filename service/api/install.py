@@ -9,6 +9,7 @@ from service.api import (
     auth,
     documents,
     events,
+    exchange,
     health,
     jobs,
     keys,
@@ -67,5 +68,5 @@ def _hosts(settings: Settings, own: frozenset[str]) -> frozenset[str] | None:
 
 
 def _routers() -> list[APIRouter]:
-    resources = (spaces, supernets, studies, searches, trials, jobs, workers, artifacts, events, keys, health)
+    resources = (spaces, supernets, studies, exchange, searches, trials, jobs, workers, artifacts, events, keys, health)
     return [resource.router for resource in resources]

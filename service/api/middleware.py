@@ -101,8 +101,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_artifact = scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/")
-        limit = self._artifact_limit if is_artifact else self._limit
+        path: str = scope["path"]
+        is_file = path.startswith("/v1/artifacts/") or path.endswith("/measurements:import")
+        limit = self._artifact_limit if is_file and scope["method"] in ("PUT", "POST") else self._limit
         detail = f"the body is larger than {limit} bytes"
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > limit + DRAINED_BYTES:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.common import AsJson, Url, body, connect, show_json, wait
+from service.cli.exchange import export_measurements
 from service.wire.payloads import ExportResult
 from service.wire.studies import ExportIn
 
@@ -16,15 +17,27 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt"}
 
 def export(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
-    key: Annotated[str, typer.Argument(help="Key of the architecture.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path(),
+    key: Annotated[
+        str | None, typer.Argument(help="Key of the architecture; the study's measurements if left out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for a network's files; file for measurements.")
+    ] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or torch; repeat it. Both by default.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Networks: onnx or torch; repeat it, both by default. Measurements: ndjson by default, csv, parquet.",
+        ),
     ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export an architecture's trained network to files."""
+    """Export a study's measurements, or an architecture's trained network, to files."""
+    if key is None:
+        export_measurements(study, out, formats or [], url)
+        return
+    folder = out or Path()
     with connect(url) as client:
         job = client.studies.export(study, key, body(ExportIn, formats=formats))
         result = ExportResult.model_validate(wait(client, job, f"exporting {key[:8]}").result)

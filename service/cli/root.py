@@ -16,6 +16,7 @@ from service.cli import (
     confirm,
     db,
     demo,
+    exchange,
     export,
     jobs,
     keys,
@@ -58,6 +59,7 @@ app.add_typer(predictors.app, name="predictors")
 app.add_typer(proxies.app, name="proxies")
 searches.app.command("confirm")(confirm.confirm)
 searches.app.command("verify")(verify.verify)
+app.command("import")(exchange.import_measurements)
 app.command("export")(export.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast, final
@@ -66,7 +66,7 @@ class Http:
 
     def get(self, kind: type[Answer], path: str, query: Query | None = None) -> Answer:
         """A GET; the answer as ``kind``."""
-        return self._as(kind, self.send("GET", path, query=query))
+        return self.read(kind, self.send("GET", path, query=query))
 
     def post(
         self,
@@ -78,7 +78,7 @@ class Http:
         wait_s: float = 0,
     ) -> Answer:
         """A POST; the answer as ``kind``. ``wait_s``: how much longer than others it may take."""
-        return self._as(kind, self.send("POST", path, body, repeatable=repeatable, wait_s=wait_s))
+        return self.read(kind, self.send("POST", path, body, repeatable=repeatable, wait_s=wait_s))
 
     def send(
         self,
@@ -153,12 +153,31 @@ class Http:
         headers = {"Content-Type": "application/octet-stream"}
         return self.repeat(lambda: self._client.put(path, content=content(), headers=headers), repeatable=True)
 
+    def upload(
+        self,
+        path: str,
+        content: Callable[[], Iterator[bytes]],
+        media: str,
+        query: Query | None = None,
+        *,
+        wait_s: float,
+    ) -> httpx.Response:
+        """A POST of a file that changes nothing the second time; ``content`` is called anew for each try."""
+        headers = {"Content-Type": media}
+        timeout = httpx.Timeout(self._timeout, read=self._timeout + wait_s)
+
+        def attempt() -> httpx.Response:
+            return self._client.post(path, content=content(), headers=headers, params=_params(query), timeout=timeout)
+
+        return self.repeat(attempt, repeatable=True)
+
     def failure(self, error: Exception) -> ConnectionFailed:
         """What a broken connection is called, with the address in it."""
         said = str(error) or type(error).__name__
         return ConnectionFailed(f"no answer from {self.url}: {said}")
 
-    def _as(self, kind: type[Answer], response: httpx.Response) -> Answer:
+    def read(self, kind: type[Answer], response: httpx.Response) -> Answer:
+        """An answer as ``kind``. Raises `UnexpectedAnswer` if it is none."""
         try:
             # A newer server may say more than this client knows.
             answer: Answer = _adapter(cast(Any, kind)).validate_json(response.content, extra="ignore")

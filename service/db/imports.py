@@ -109,8 +109,11 @@ def write(s: Session, into: Target, records: Records, meaning: Meaning, time: da
 
 def conflicts(s: Session, into: Target, records: Records, meaning: Meaning) -> Mapping[int, str]:
     """Index → message of records whose attempt is stored with another value."""
-    found = _ids(s, into.space.digest, join_keys(records))
-    owners = [found.get(key, 0) for key in join_keys(records)]
+    keys = join_keys(records)
+    found = _ids(s, into.space.digest, keys)
+    for key in keys:
+        found.setdefault(key, -len(found) - 1)  # new ones differ from each other too
+    owners = [found[key] for key in keys]
     return _decide(records, owners, _stored(s, owners, records, meaning)).refused
 
 
@@ -367,7 +370,9 @@ def lines_after(s: Session, into: Target, key: str) -> tuple[list[Line], str | N
         s.scalars(measured), key=lambda m: (about[m.architecture_id][0], m.metric, m.context_digest, m.attempt)
     )
     digests = {each.context_digest for each in rows}
-    contexts = dict(s.execute(select(Context.digest, Context.body).where(Context.digest.in_(digests))).all())
+    bodies = s.execute(select(Context.digest, Context.body).where(Context.digest.in_(digests)))
+    # PostgreSQL does not keep the order of an object's fields.
+    contexts = {digest: json.loads(json.dumps(body, sort_keys=True)) for digest, body in bodies}
     lines = [
         Line(
             *about[each.architecture_id],

@@ -104,6 +104,7 @@ def _runnable(worker: Worker) -> tuple[ColumnElement[bool], ...]:
 
     return (
         Job.kind.in_(worker.kinds),
+        Job.kind != JobKind.IMPORT,
         served(Job.needs_dataset, worker.datasets),  # type: ignore[arg-type]
         served(Job.needs_evaluator, worker.evaluators),  # type: ignore[arg-type]
         served(Job.needs_device, [worker.device["name"]]),  # type: ignore[arg-type]

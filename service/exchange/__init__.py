@@ -9,6 +9,6 @@ from service.exchange.readers import read
 from service.exchange.report import Errors
 from service.exchange.rows import Rows
 from service.exchange.spool import Spool
-from service.exchange.writers import MEDIA_TYPES, Line, write
+from service.exchange.writers import Line, write
 
-__all__ = ["MEDIA_TYPES", "Errors", "Layout", "Line", "Rows", "Spool", "read", "write"]
+__all__ = ["Errors", "Layout", "Line", "Rows", "Spool", "read", "write"]

@@ -140,7 +140,7 @@ class Architectures:
 
     def _by_genes(self, batch: Batch, good: Bools, note: Note) -> tuple[Genes, Bools, Bools]:
         values = [value if ok else None for value, ok in zip(batch.columns["genes"], good.tolist(), strict=True)]
-        if batch.texts:
+        if any(type(value) is str for value in values):
             values = [value if value is None else loaded(value, list, "a list of integers") for value in values]
         said = np.fromiter((value is not None for value in values), bool, len(values))
         genes, wrong = np.zeros((len(values), self._width), dtype=np.int8), said.copy()

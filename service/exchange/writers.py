@@ -17,13 +17,6 @@ from service.exchange.architectures import option_text
 from service.exchange.layout import CONFIG
 from service.wire.exchange import ExportFormat
 
-MEDIA_TYPES: Mapping[str, str] = {
-    "ndjson": "application/x-ndjson",
-    "json": "application/json",
-    "csv": "text/csv",
-    "parquet": "application/vnd.apache.parquet",
-}
-
 _PIECE = 2**20
 _SAID = ("metric", "value", "attempt", "seconds", "worker", "created_at")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +11,13 @@ from service.wire.base import Digest, Wire
 
 TableFormat = Literal["ndjson", "json", "csv", "parquet"]
 ExportFormat = Literal["ndjson", "csv", "parquet"]
+
+MEDIA_TYPES: Mapping[TableFormat, str] = {
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 
 class RowError(Wire):
