@@ -22,13 +22,15 @@ UNTIL_NOW_S = 1000 * 365 * 86400.0
 def filled(s: Session, given: EvaluatorSpec, study_name: str, space: Space) -> EvaluatorSpec:
     """The evaluator of a new study as it is kept: a table is named, so that no two of them are taken for one.
 
+    What a study holds itself is not in the circumstances of what is replayed from it: ``scale`` tells them apart.
     Raises `Invalid` for a table that is not there or of another space. Other evaluators check their options at work.
     """
     if given.name != TABLE:
         return given
     options = _table_options(given.options)
-    options = options.model_copy(update={"study": options.study or study_name})
-    if options.study != study_name:
+    if options.study in (None, study_name):
+        options = TableOptions(study=study_name, scale=None)
+    else:
         _check_table(s, options, space)
     return EvaluatorSpec(name=TABLE, options=options.model_dump(mode="json"))
 

@@ -77,7 +77,7 @@ def _tables(s: Session, subjects: Sequence[Subject]) -> list[tuple[_Table, list[
         )
         read_in = studies.circumstances_with(study, studies.weights(s, study), split, fidelity=fidelity, seed=seed)
         contexts = ledger.study_contexts(s, study.id, read_in, list(wanted))
-        result.append((_Table(study, options.scale, contexts, _device(s, contexts)), group))
+        result.append((_Table(study, options.scale or 0.0, contexts, _device(s, contexts)), group))
     return result
 
 

@@ -59,8 +59,11 @@ class TableOptions(Wire):
     """Options of the evaluator `table`."""
 
     study: Name | None = Field(default=None, description="The study whose values are replayed; itself if left out.")
-    scale: FiniteFloat = Field(
-        default=0, ge=0, description="Seconds that a replay takes per second that the value had cost; 0: none."
+    scale: FiniteFloat | None = Field(
+        default=0,
+        ge=0,
+        description="Seconds that a replay takes per second that the values had cost. Null: they count as this study's "
+        "own and are found without a replay, as they are where a study replays itself.",
     )
 
 

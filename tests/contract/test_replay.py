@@ -11,14 +11,14 @@ import pytest
 from search_spaces.space import Genes
 from service.core.errors import Infeasible, Invalid
 from service.core.states import State
-from service.db import architectures, exports, front, ledger, queue, spaces, studies, workers
+from service.db import architectures, cloning, exports, front, ledger, queue, spaces, studies, workers
 from service.db.session import Database
 from service.evaluation.handler import handle
 from service.evaluation.toolbox import Artifacts, Toolbox
 from service.wire.base import Json
 from service.wire.jobs import CompleteBatch, Completed, CompleteIn, JobKind, Lease
 from service.wire.spaces import SpaceIn, Task
-from service.wire.studies import EvaluatorSpec, ObjectiveIn
+from service.wire.studies import CloneIn, EvaluatorSpec, ObjectiveIn
 from tests.world import TINY, World, error_of
 
 LATENCY = ObjectiveIn(metric="latency_ms", bounds=(0, 10))
@@ -163,6 +163,16 @@ def test_a_table_may_be_the_study_itself(world: World) -> None:
     assert world.states(search.id) == ["SUCCEEDED", "SUCCEEDED", "QUEUED"]  # the ledger knows the first two
     replay(world, world.lease(worker="r"))
     assert world.trials(search.id)[2].reason == "not in the table of study 'table-a': metric error"
+    # A clone shares what it holds; another study replays it.
+    with world.database.write() as s:
+        cloning.clone(s, "table-a", CloneIn(name="clone", objectives=[ObjectiveIn(metric="macs"), bounded[0]]))
+    world.study(name="copy", objectives=bounded, evaluator=table(study="table-a"), task=task)
+    with world.database.read() as s:
+        assert front.front(s, "clone").candidates == 2
+    for name, states in (("clone", ["SUCCEEDED", "SUCCEEDED", "QUEUED"]), ("copy", ["QUEUED"] * 3)):
+        shared = world.search(name)
+        world.ask(shared.id, genes)
+        assert world.states(shared.id) == states
     # Another table on data of the same name holds nothing.
     other = world.search("table-b")
     world.ask(other.id, genes)
