@@ -30,7 +30,7 @@ class TrialPulse:
 
     def __init__(self, trials: Trials, given: SuggestedTrial) -> None:
         self._trials, self._given = trials, given
-        self._step = 0
+        self._alive = ReportIn(token=given.token, step=0)
         self._pending: list[ReportIn] = []
         self._stop: str | None = None
         self._away = False
@@ -51,12 +51,8 @@ class TrialPulse:
 
     def send(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
         """See `service.core.functions.Running.report`. Raises `Stop`, which ends the trial."""
-        self._step = step
-        self._pending.append(
-            ReportIn(token=self._given.token, step=step, metrics=dict(metrics))
-            if total is None
-            else ReportIn(token=self._given.token, step=step, metrics=dict(metrics), total=total)
-        )
+        self._alive = ReportIn(token=self._given.token, step=step, total=total)
+        self._pending.append(self._alive.model_copy(update={"metrics": dict(metrics)}))
         del self._pending[:-_PENDING]
         if not self._away:
             self._beat()
@@ -73,9 +69,7 @@ class TrialPulse:
             try:
                 while self._stop is None:
                     waiting = self._pending[0] if self._pending else None
-                    answer = self._trials.report(
-                        self._given.trial, waiting or ReportIn(token=self._given.token, step=self._step)
-                    )
+                    answer = self._trials.report(self._given.trial, waiting or self._alive)
                     self._away = False
                     if answer.decision == "stop":
                         self._stop = answer.reason

@@ -68,9 +68,8 @@ def report(s: Session, trial_id: int, body: ReportIn) -> ReportOut:
     over.
     """
     job = _job(s, trial_id, body.token)
-    progress: Json = {"done": body.step, "note": body.note, "metrics": dict(body.metrics)}
-    if body.total is not None:
-        progress["total"] = body.total
+    given = {"done": body.step, "total": body.total, "note": body.note, "metrics": dict(body.metrics)}
+    progress: Json = {name: value for name, value in given.items() if value not in (None, "", {})}
     beat = queue.heartbeat(s, job.id, HeartbeatIn(token=body.token, progress=progress))
     if not beat.stop:
         return ReportOut(decision="continue", reason="", expires_at=beat.expires_at)
