@@ -68,5 +68,6 @@ def _hosts(settings: Settings, own: frozenset[str]) -> frozenset[str] | None:
 
 
 def _routers() -> list[APIRouter]:
-    resources = (spaces, supernets, studies, exchange, searches, trials, jobs, workers, artifacts, events, keys, health)
+    # Routes are tried in this order: what workers ask for comes first. That of the document is that of `TAGS`.
+    resources = (jobs, trials, spaces, supernets, studies, exchange, searches, workers, artifacts, events, keys, health)
     return [resource.router for resource in resources]
