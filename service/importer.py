@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +27,15 @@ from service.core.errors import FrontierError, Invalid, NotFound, Stale, Stop
 from service.core.states import State
 from service.db import ending, imports, jobs, queue
 from service.db.artifacts import ArtifactStore
-from service.db.imports import Meaning, Taken, Target
+from service.db.imports import Meaning, Taken, Target, Written
 from service.db.ledger import context_of
 from service.db.session import Database
 from service.db.tables import now
 from service.exchange import Errors, Layout, Rows, Spool, read
 from service.exchange.report import describe
 from service.exchange.spool import Records, ordered
-from service.wire.base import Json
 from service.wire.exchange import ImportOut, TableFormat
-from service.wire.jobs import CompleteBatch, CompleteIn, FailIn, HeartbeatIn
+from service.wire.jobs import CompleteBatch, CompleteIn, FailIn, HeartbeatIn, HeartbeatOut
 
 PAUSE_S = 0.01
 """Between two transactions of one import: others that wait to write get their turn."""
@@ -42,7 +43,27 @@ PAUSE_S = 0.01
 _BEAT_S = 1.0
 _IDLE_S = 0.5
 
-Beat: TypeAlias = Callable[[Session | None, Json], None]
+WRITERS: Mapping[str, int] = {"sqlite": 1, "postgresql": 2}
+"""Transactions of one import at the same time. Of disjoint keys, they wait for each other at their ends alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an import is.
+
+    ``done``: rows checked; while writing, the measurements of one transaction, ``new`` of them new.
+    ``force``: to be kept even if the last one was kept a moment ago.
+    """
+
+    phase: str
+    done: int
+    total: int | None
+    note: str
+    new: int
+    force: bool
+
+
+Beat: TypeAlias = Callable[[Session | None, Progress], None]
 """Told of progress, in the transaction of a session or outside of one; raises to end the import."""
 
 _log = structlog.get_logger(__name__)
@@ -134,26 +155,44 @@ class _Run:
     def write(self) -> None:
         """Writes what was put aside, a number of measurements with their links in each transaction."""
         meaning = self._meaning()
+        self.beat(None, self._progress("writing", 0, "begins to write", force=True))
+        writers = WRITERS[self.database.dialect]
+        with ThreadPoolExecutor(writers) as pool:
+            open_ones: deque[tuple[Records, Future[Written]]] = deque()
+            try:
+                for some in self._chunks():
+                    if len(open_ones) == writers:
+                        self._take_in(*open_ones.popleft())
+                    open_ones.append((some, pool.submit(self._write, some, meaning)))
+                while open_ones:
+                    self._take_in(*open_ones.popleft())
+            finally:
+                for _, future in open_ones:
+                    future.cancel()
+
+    def _chunks(self) -> Iterator[Records]:
+        """What was put aside, in the order of keys, as much at a time as one transaction writes."""
         for part in self.spool.parts():
             records = ordered(self.spool.read(part))
             for start in range(0, len(records), imports.CHUNK):
-                if self.done:
-                    time.sleep(PAUSE_S)
-                some = records[start : start + imports.CHUNK]
-                done = self.done + len(some)
-                with self.database.write() as s:
-                    written = imports.write(s, self.into, some, meaning, self.time)
-                    ending.emit(
-                        s,
-                        "measurements.imported",
-                        self.into.study_id,
-                        body={"rows": len(some), "done": done, "total": self.spool.count},
-                    )
-                    note = f"wrote {done} of {self.spool.count}"
-                    self.beat(s, self._progress("writing", done, note, new=self.new + written.new))
-                self.done, self.new = done, self.new + written.new
-                self.refused += len(written.refused)
-                self._note(some, written.refused)
+                yield records[start : start + imports.CHUNK]
+
+    def _write(self, some: Records, meaning: Meaning) -> Written:
+        with self.database.write() as s:
+            written = imports.write(s, self.into, some, meaning, self.time)
+            body = {"rows": len(some), "total": self.spool.count}
+            ending.emit(s, "measurements.imported", self.into.study_id, body=body)
+            self.beat(s, self._progress("writing", len(some), "writes", new=written.new))
+        if len(some) == imports.CHUNK:
+            time.sleep(PAUSE_S)
+        return written
+
+    def _take_in(self, some: Records, future: Future[Written]) -> None:
+        written = future.result()
+        self.done += len(some)
+        self.new += written.new
+        self.refused += len(written.refused)
+        self._note(some, written.refused)
 
     def result(self) -> ImportOut:
         """What became of the file so far."""
@@ -199,9 +238,9 @@ class _Run:
         for index, message in messages.items():
             self.errors.add(int(records["row"][index]), "attempt", message)
 
-    def _progress(self, phase: str, done: int, note: str, new: int | None = None) -> Json:
+    def _progress(self, phase: str, done: int, note: str, *, new: int = 0, force: bool = False) -> Progress:
         total = self.spool.count if phase == "writing" else None
-        return {"phase": phase, "done": done, "total": total, "note": note, "new": self.new if new is None else new}
+        return Progress(phase, done, total, note, new, force)
 
 
 # ---------------------------------------------------------------------- in the background
@@ -288,23 +327,35 @@ class Importer:
     def _beat_of(self, taken: Taken) -> Beat:
         last = time.monotonic()
 
-        def beat(s: Session | None, progress: Json) -> None:
+        def beat(s: Session | None, progress: Progress) -> None:
             nonlocal last
             if self._stop.is_set():
                 raise _Interrupted
-            body = HeartbeatIn(token=taken.token, progress=progress)
             if s is not None:
-                answer = queue.heartbeat(s, taken.job, body)
-            elif time.monotonic() - last < min(_BEAT_S, self._lease_s / 3):
+                answer = self._heartbeat(s, taken, progress, within=True)
+            elif not progress.force and time.monotonic() - last < min(_BEAT_S, self._lease_s / 3):
                 return
             else:
                 with self._database.write() as own:
-                    answer = queue.heartbeat(own, taken.job, body)
+                    answer = self._heartbeat(own, taken, progress, within=False)
             last = time.monotonic()
             if answer.stop:
                 raise Stop("cancelled")
 
         return beat
+
+    def _heartbeat(self, s: Session, taken: Taken, progress: Progress, *, within: bool) -> HeartbeatOut:
+        """Keeps the lease and the progress; what is ``within`` a transaction adds to what others wrote before."""
+        before = jobs.row(s, taken.job, lock=True).progress
+        done = progress.done + (before.get("done", 0) if within else 0)
+        body = {
+            "phase": progress.phase,
+            "done": done,
+            "total": progress.total,
+            "note": f"wrote {done} of {progress.total}" if within else progress.note,
+            "new": before.get("new", 0) + progress.new,
+        }
+        return queue.heartbeat(s, taken.job, HeartbeatIn(token=taken.token, progress=body))
 
     def _end(self, taken: Taken, outcome: Outcome, seconds: float) -> None:
         result = outcome.out.model_dump(mode="json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from service.cli.common import AsJson, CommandError, Url, connect, err, progress_bar, show_json
 from service.client import Client, Invalid, JobFailed
@@ -89,7 +89,7 @@ def _send(
     )
     with sending, progress_bar() as working:
         upload = sending.add_task("sending", total=total)
-        work: list[int] = []
+        work: list[TaskID] = []
 
         def sent(size: int) -> None:
             sending.update(upload, completed=size)

@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import exists, or_, select, text
+from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
 from search_spaces.space import SearchSpace
@@ -38,7 +37,7 @@ CHUNK = 5000
 _ROUNDS = 8
 """Bound of the tries to find free attempts while others record the same metric of the same architecture."""
 
-_EXPORTED_AT_ONCE = 500
+_EXPORTED_AT_ONCE = 1000
 """Architectures read at a time for an export."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -183,7 +182,7 @@ def _architectures(s: Session, digest: str, records: Records, time: datetime) ->
 def _ids(s: Session, digest: str, keys: Iterable[str]) -> dict[str, int]:
     wanted = sorted(set(keys))
     statement = f"SELECT key, id FROM architectures WHERE space_digest = :digest AND key {_among(s, 'keys', 'text')}"  # noqa: S608
-    return dict(s.execute(text(statement), {"digest": digest, "keys": _many(s, wanted)}).all())  # type: ignore[arg-type]
+    return dict(s.execute(text(statement), {"digest": digest, "keys": _many(s, wanted)}).all())
 
 
 def _stored(
@@ -344,46 +343,49 @@ def lines_after(s: Session, into: Target, key: str) -> tuple[list[Line], str | N
 
     In the order of key, metric, context and attempt: the same in every database that holds the same.
     """
-    linked = exists().where(
-        Measurement.architecture_id == Architecture.id,
-        StudyMeasurement.measurement_id == Measurement.id,
-        StudyMeasurement.study_id == into.study_id,
-    )
     query = (
         select(Architecture.id, Architecture.key, Architecture.genes)
-        .where(Architecture.space_digest == into.space.digest, Architecture.key > key, linked)
+        .where(Architecture.space_digest == into.space.digest, Architecture.key > key)
         .order_by(Architecture.key)
         .limit(_EXPORTED_AT_ONCE)
     )
     found = s.execute(query).all()
     if not found:
         return [], None
-    genes: NDArray[np.int8] = unpack([each.genes for each in found], len(into.space.choices))
-    configs = into.space.to_configs(genes)
-    about = {each.id: (each.key, config, row) for each, config, row in zip(found, configs, genes.tolist(), strict=True)}
     measured = (
-        select(Measurement)
+        select(*_LINE)
         .join(StudyMeasurement, StudyMeasurement.measurement_id == Measurement.id)
-        .where(StudyMeasurement.study_id == into.study_id, Measurement.architecture_id.in_(about))
+        # As a sum, so that the links are found by their measurements: by their study there are too many.
+        .where(StudyMeasurement.study_id + 0 == into.study_id)
+        .where(Measurement.architecture_id.in_([each.id for each in found]))
     )
-    rows = sorted(
-        s.scalars(measured), key=lambda m: (about[m.architecture_id][0], m.metric, m.context_digest, m.attempt)
-    )
-    digests = {each.context_digest for each in rows}
-    bodies = s.execute(select(Context.digest, Context.body).where(Context.digest.in_(digests)))
+    rows = s.execute(measured).all()
+    bodies = s.execute(select(Context.digest, Context.body).where(Context.digest.in_({row[2] for row in rows})))
     # PostgreSQL does not keep the order of an object's fields.
     contexts = {digest: json.loads(json.dumps(body, sort_keys=True)) for digest, body in bodies}
+    owners = {row[0] for row in rows}
+    shown = [each for each in found if each.id in owners]
+    genes = unpack([each.genes for each in shown], len(into.space.choices))
+    about = {
+        each.id: (each.key, config, row)
+        for each, config, row in zip(shown, into.space.to_configs(genes), genes.tolist(), strict=True)
+    }
     lines = [
-        Line(
-            *about[each.architecture_id],
-            metric=each.metric,
-            value=each.value,
-            attempt=each.attempt,
-            seconds=each.seconds,
-            worker=each.worker,
-            created_at=each.created_at,
-            context=contexts[each.context_digest],
+        Line(*about[owner], name, value, attempt, seconds, worker, created_at, contexts[digest])
+        for owner, name, digest, attempt, value, seconds, worker, created_at in sorted(
+            rows, key=lambda row: (about[row[0]][0], *row[1:4])
         )
-        for each in rows
     ]
     return lines, found[-1].key
+
+
+_LINE = (
+    Measurement.architecture_id,
+    Measurement.metric,
+    Measurement.context_digest,
+    Measurement.attempt,
+    Measurement.value,
+    Measurement.seconds,
+    Measurement.worker,
+    Measurement.created_at,
+)

@@ -219,7 +219,7 @@ def _csv(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
 
 def _csv_rows(reader: Any, layout: Layout) -> Iterator[Batch]:
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
     except csv.Error as error:
         raise Invalid("file", f"has a header that is not CSV: {error}") from error
     if not header:

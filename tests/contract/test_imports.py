@@ -321,7 +321,7 @@ def test_any_measurements_survive_the_round_trip(server: Served, data: st.DataOb
 # ---------------------------------------------------------------------- large files
 
 
-def large(count: int = 400, seeds: int = 30) -> list[dict[str, Any]]:
+def large(count: int = 400, seeds: int = 50) -> list[dict[str, Any]]:
     return [{**row, "seed": seed} for seed in range(seeds) for row in rows_of(count)]
 
 
@@ -406,23 +406,18 @@ def test_a_cancelled_import_stops_between_transactions(
 ) -> None:
     rows = large()
     job = send(server.http, encode("ndjson", rows)).json()["id"]
-    whole, calls = imports.write, []
 
-    def cancelling(*given: Any) -> Any:
-        calls.append(1)
-        return whole(*given)
-
-    def cancel() -> None:
+    def cancel(_seconds: float) -> None:
         with server.database.write() as s:
             queue.cancel(s, job)
 
-    monkeypatch.setattr(imports, "write", cancelling)
-    monkeypatch.setattr("service.importer.time.sleep", lambda _seconds: cancel())
+    monkeypatch.setattr("service.importer.time.sleep", cancel)
     importer(server, tmp_path).pass_once()
     ended = server.http.get(f"/v1/jobs/{job}").json()
     assert ended["state"] == "CANCELLED"
-    assert stored(server) == 5000
-    assert "5000" in ended["reason"]
+    written = stored(server)
+    assert 0 < written < len(rows)
+    assert f"{written} new measurements" in ended["reason"]
 
 
 def test_a_lost_lease_writes_nothing_more(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +430,7 @@ def test_a_lost_lease_writes_nothing_more(server: Served, tmp_path: Path, monkey
 
     monkeypatch.setattr("service.importer.time.sleep", lose)
     importer(server, tmp_path).pass_once()
-    assert stored(server) == 5000
+    assert 0 < stored(server) < len(rows)
     assert server.http.get(f"/v1/jobs/{job}").json()["state"] == State.LEASED
 
 
