@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, exists, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, case, exists, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.core.metrics import Circumstances, Scope, metric
 from service.core.states import SearchState, State
@@ -21,6 +22,43 @@ from service.wire.jobs import JobKind, Lease, LeaseIn
 # Statements on tables: the jobs of a lease change alike, so two statements do for all, past the unit of work.
 _JOBS = Job.__table__
 _TRIALS = Trial.__table__
+
+
+def _list(name: str) -> BindParameter[Any]:
+    return bindparam(name, expanding=True)
+
+
+def _served(column: InstrumentedAttribute[str | None], there: str) -> ColumnElement[bool]:
+    """A job that needs nothing, or what is there."""
+    return or_(column.is_(None), column.in_(_list(there)))
+
+
+def _waiting(wanted: Sequence[ColumnElement[bool]], *first: ColumnElement[int]) -> Select[tuple[Job]]:
+    """Jobs that wait, locked; on PostgreSQL those that another transaction holds are passed over."""
+    paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
+    return (
+        select(Job)
+        .where(Job.state == State.QUEUED, *wanted, ~paused)
+        .where(or_(Job.not_before.is_(None), Job.not_before <= bindparam("time")), Job.id.not_in(_list("passed")))
+        .order_by(Job.priority, *first, Job.id)
+        .limit(bindparam("count"))
+        .with_for_update(key_share=True, skip_locked=True, of=Job)
+        .execution_options(populate_existing=True)
+    )
+
+
+_RUNS = (
+    Job.kind.in_(_list("kinds")),
+    Job.kind != JobKind.IMPORT,
+    _served(Job.needs_dataset, "datasets"),
+    _served(Job.needs_evaluator, "evaluators"),
+    _served(Job.needs_device, "devices"),
+)
+# Made once: to put such a statement together takes longer than to run it. Without weights there is no order but the
+# index's, so that a long queue is not sorted.
+_RUNNABLE = _waiting(_RUNS)
+_BY_WEIGHTS = _waiting(_RUNS, case((Job.needs_weights.in_(_list("weights")), 0), else_=1))
+_OF_SEARCH = _waiting((Job.search_id == bindparam("search"), Job.trial_id.is_not(None)))
 _LEASE = (
     update(_JOBS)
     .where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))
@@ -54,23 +92,30 @@ def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float 
     out. Raises `NotFound` for a worker that never announced itself.
     """
     worker = workers.row(s, body.worker)
-    return _lease(s, worker, _runnable(worker), body.count, body.weights, lease_s, max_age_s)
+    runs = {
+        "kinds": worker.kinds,
+        "datasets": worker.datasets,
+        "evaluators": worker.evaluators,
+        "devices": [worker.device["name"]],
+    }
+    if body.weights:
+        return _lease(s, worker, _BY_WEIGHTS, {**runs, "weights": body.weights}, body.count, lease_s, max_age_s)
+    return _lease(s, worker, _RUNNABLE, runs, body.count, lease_s, max_age_s)
 
 
 def lease_of_search(
     s: Session, search_id: int, worker: Worker, count: int, lease_s: float, max_age_s: float
 ) -> list[Lease]:
     """Hands out at most ``count`` trials of one search, whatever they need: who asks for them brings it."""
-    trials = (Job.search_id == search_id, Job.trial_id.is_not(None))
-    return _lease(s, worker, trials, count, (), lease_s, max_age_s)
+    return _lease(s, worker, _OF_SEARCH, {"search": search_id}, count, lease_s, max_age_s)
 
 
 def _lease(
     s: Session,
     worker: Worker,
-    wanted: Sequence[ColumnElement[bool]],
+    waiting: Select[tuple[Job]],
+    parameters: Mapping[str, Any],
     count: int,
-    weights: Sequence[str],
     lease_s: float,
     max_age_s: float,
 ) -> list[Lease]:
@@ -82,7 +127,8 @@ def _lease(
     passed: set[int] = set()
     measured: dict[int, tuple[subjects.Subject, set[str]]] = {}
     for _ in range(_ROUNDS):
-        found = _waiting(s, wanted, weights, count - len(taken), passed | {job.id for job in taken}, time)
+        others = sorted(passed | {job.id for job in taken})
+        found = s.scalars(waiting, {**parameters, "time": time, "passed": others, "count": count - len(taken)}).all()
         if not found:
             break
         known = _known(s, found, device, max_age_s)
@@ -94,44 +140,6 @@ def _lease(
         if len(taken) == count or not complete:
             break
     return _hand_out(s, taken, measured, worker.name, lease_s, time)
-
-
-def _runnable(worker: Worker) -> tuple[ColumnElement[bool], ...]:
-    """What holds for the jobs that a worker can run."""
-
-    def served(column: ColumnElement[str | None], there: Sequence[str]) -> ColumnElement[bool]:
-        return or_(column.is_(None), column.in_(there))
-
-    return (
-        Job.kind.in_(worker.kinds),
-        Job.kind != JobKind.IMPORT,
-        served(Job.needs_dataset, worker.datasets),  # type: ignore[arg-type]
-        served(Job.needs_evaluator, worker.evaluators),  # type: ignore[arg-type]
-        served(Job.needs_device, [worker.device["name"]]),  # type: ignore[arg-type]
-    )
-
-
-def _waiting(
-    s: Session,
-    wanted: Sequence[ColumnElement[bool]],
-    weights: Sequence[str],
-    count: int,
-    passed: Iterable[int],
-    time: datetime,
-) -> list[Job]:
-    """Jobs for which ``wanted`` holds, locked; on PostgreSQL those that another transaction holds are passed over."""
-    paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
-    query = select(Job).where(
-        Job.state == State.QUEUED,
-        *wanted,
-        or_(Job.not_before.is_(None), Job.not_before <= time),
-        Job.id.not_in(sorted(passed)),
-        ~paused,
-    )
-    loaded = [case((Job.needs_weights.in_(weights), 0), else_=1)] if weights else []
-    query = query.order_by(Job.priority, *loaded, Job.id).limit(count)
-    locked = query.with_for_update(key_share=True, skip_locked=True, of=Job).execution_options(populate_existing=True)
-    return list(s.scalars(locked))
 
 
 _Answer = tuple[subjects.Subject, dict[str, ledger.Known]]

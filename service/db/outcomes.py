@@ -45,10 +45,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that ended without success."""
+    """A job that ended or comes back. ``result`` is kept with it if there is one."""
 
     job: Job
     verdict: Verdict
+    result: Json | None = None
 
 
 SUCCEEDED = Verdict(State.SUCCEEDED)

@@ -92,8 +92,8 @@ def complete(s: Session, body: CompleteBatch) -> CompletedBatch:
         verdicts = outcomes.settle(s, searches, kind, some)
         for report, verdict in zip(some, verdicts, strict=True):
             if report.current:
-                report.job.result = report.result if verdict.state is State.SUCCEEDED else {"refused": verdict.reason}
-                ended.append(Ended(report.job, verdict))
+                kept = report.result if verdict.state is State.SUCCEEDED else {"refused": verdict.reason}
+                ended.append(Ended(report.job, verdict, kept))
     end(s, searches, ended, time)
     for each in ended:
         answers[each.job.id, each.job.token] = Completed(job=each.job.id, accepted=True, state=each.verdict.state)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound
@@ -60,9 +60,12 @@ def page(s: Session, size: int, token: str | None = None) -> Page[WorkerOut]:
     return Page(items=_views(s, [found[0] for found in rows]), next_page_token=following)
 
 
+_NAMED = select(Worker).where(Worker.name == bindparam("worker")).execution_options(populate_existing=True)
+
+
 def row(s: Session, name: str) -> Worker:
     """The stored row; `NotFound` if this worker never announced itself."""
-    found = s.scalars(select(Worker).where(Worker.name == name).execution_options(populate_existing=True)).one_or_none()
+    found = s.scalars(_NAMED, {"worker": name}).one_or_none()
     if found is None:
         raise NotFound("worker", name)
     return found
