@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Unavailable
 from service.core.metrics import Scope, metric
-from service.db.rows import chunks, insert_new
+from service.db.rows import chunks, insert_new, table_of
 from service.db.tables import Measurement, now
 
 Place: TypeAlias = tuple[int, str, str]
@@ -108,9 +108,9 @@ def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
     }
 
 
-_MEASUREMENTS = Measurement.__table__
+_MEASUREMENTS = table_of(Measurement)
 _RETURNED = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest", "attempt", "id"))
-_STORED = select(*_RETURNED, _MEASUREMENTS.c.job_id, _MEASUREMENTS.c.token).where(
+_STORED: Any = select(*_RETURNED, _MEASUREMENTS.c.job_id, _MEASUREMENTS.c.token).where(
     _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
     _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
     _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from search_spaces.space import Bools, IntArray
 from service.core import pareto
 from service.core.objectives import Constraint, Direction, Objective, Values, excess
+from service.db.rows import table_of
 from service.db.tables import Measurement, StudyMeasurement
 from service.wire.base import Metrics
 
@@ -40,8 +41,8 @@ _STREAMED = 2000
 Place: TypeAlias = tuple[str, str]
 """A metric and the digest of the context in which it is read."""
 
-_LINKS = StudyMeasurement.__table__
-_MEASUREMENTS = Measurement.__table__
+_LINKS = table_of(StudyMeasurement)
+_MEASUREMENTS = table_of(Measurement)
 _NEWEST = select(func.max(_LINKS.c.number)).where(_LINKS.c.study_id == bindparam("study"))
 _LINKED = (
     select(*(_MEASUREMENTS.c[name] for name in ("metric", "context_digest", "architecture_id", "value")))
@@ -227,7 +228,7 @@ class Measured:
         signs = [1.0 if direction is Direction.MINIMISE else -1.0 for _, direction in shape.axes]
         columns = [sign * self._column(axis[0]).means(ids) for sign, axis in zip(signs, shape.axes, strict=True)]
         values = np.stack(columns, axis=1)
-        usable: Bools = np.isfinite(values).all(axis=1)
+        usable: Bools = np.asarray(np.isfinite(values).all(axis=1))
         for place, limit in shape.limits:
             usable = usable & (excess(limit, self._column(place).means(ids)) <= 0)
         return values, usable

@@ -16,12 +16,13 @@ from service.db import replays as replaying
 from service.db.job_ends import end
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
+from service.db.rows import table_of
 from service.db.tables import Job, Search, Trial, Worker, now
 from service.wire.jobs import JobKind, Lease, LeaseIn
 
 # Statements on tables: the jobs of a lease change alike, so two statements do for all, past the unit of work.
-_JOBS = Job.__table__
-_TRIALS = Trial.__table__
+_JOBS = table_of(Job)
+_TRIALS = table_of(Trial)
 
 
 def _list(name: str) -> BindParameter[Any]:
@@ -33,7 +34,7 @@ def _served(column: InstrumentedAttribute[str | None], there: str) -> ColumnElem
     return or_(column.is_(None), column.in_(_list(there)))
 
 
-def _waiting(wanted: Sequence[ColumnElement[bool]], *first: ColumnElement[int]) -> Select[tuple[Job]]:
+def _waiting(wanted: Sequence[ColumnElement[bool]], *first: ColumnElement[int]) -> Select[Job]:
     """Jobs that wait, locked; on PostgreSQL those that another transaction holds are passed over."""
     paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
     return (
@@ -113,7 +114,7 @@ def lease_of_search(
 def _lease(
     s: Session,
     worker: Worker,
-    waiting: Select[tuple[Job]],
+    waiting: Select[Job],
     parameters: Mapping[str, Any],
     count: int,
     lease_s: float,

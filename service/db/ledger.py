@@ -19,7 +19,7 @@ from service.core.errors import Invalid
 from service.core.metrics import Circumstances, Scope, context_digest, metric
 from service.db import ending, fronts
 from service.db.attempts import Place, Row, insert
-from service.db.rows import chunks, insert_new
+from service.db.rows import chunks, insert_new, table_of
 from service.db.tables import Context, Measurement, now
 from service.wire.base import Json, Metrics
 
@@ -196,7 +196,7 @@ class _Contexts:
         return self._digests[place][0]
 
 
-_MEASUREMENTS = Measurement.__table__
+_MEASUREMENTS = table_of(Measurement)
 _PLACE = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest"))
 _KNOWN = (
     select(*_PLACE, *(_MEASUREMENTS.c[name] for name in ("id", "value", "created_at")))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, FromClause, String, Text, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, FromClause, String, Table, Text, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -23,7 +23,12 @@ _INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.
 
 def upsert(table: type[DeclarativeBase], dialect: str) -> Any:
     """The dialect's INSERT of a table, with its ON CONFLICT clauses."""
-    return _INSERT[dialect](table.__table__)
+    return _INSERT[dialect](table_of(table))
+
+
+def table_of(entity: type[DeclarativeBase]) -> Table:
+    """The table itself: statements on it read and write plain rows, past the unit of work."""
+    return cast(Table, entity.__table__)
 
 
 def insert_new(
@@ -39,7 +44,7 @@ def insert_new(
     if s.get_bind().dialect.name == "postgresql":
         result = s.execute(_insert_arrays(table, tuple(rows[0]), returned, unless_there=True), _arrays(rows))
         return list(result) if returned else []
-    statement = sqlite.insert(table.__table__).on_conflict_do_nothing()
+    statement = sqlite.insert(table_of(table)).on_conflict_do_nothing()
     if returned:
         return list(s.execute(statement.returning(*returned), list(rows)))
     s.execute(statement, list(rows))
@@ -53,7 +58,7 @@ def insert_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[
     if s.get_bind().dialect.name == "postgresql":
         s.execute(_insert_arrays(table, tuple(rows[0]), ()), _arrays(rows))
     else:
-        s.execute(insert(table.__table__), list(rows))
+        s.execute(insert(table_of(table)), list(rows))
 
 
 def update_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -78,7 +83,7 @@ def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _unnested(table: type[DeclarativeBase], names: Sequence[str]) -> FromClause:
-    columns = [table.__table__.c[name] for name in names]
+    columns = [table_of(table).c[name] for name in names]
     # A cast to VARCHAR(n) would cut what is too long instead of refusing it.
     types = [Text() if isinstance(column.type, String) else column.type for column in columns]
     arrays = [bindparam(f"to_{n}", type_=postgresql.ARRAY(t, dimensions=1)) for n, t in zip(names, types, strict=True)]
@@ -94,7 +99,7 @@ def _insert_arrays(
     unless_there: bool = False,
 ) -> Any:
     given = _unnested(table, names)
-    statement = postgresql.insert(table.__table__).from_select(names, select(*(given.c[name] for name in names)))
+    statement = postgresql.insert(table_of(table)).from_select(names, select(*(given.c[name] for name in names)))
     if unless_there:
         statement = statement.on_conflict_do_nothing()
     return statement.returning(*returned) if returned else statement
@@ -102,14 +107,14 @@ def _insert_arrays(
 
 @lru_cache(maxsize=64)
 def _update_arrays(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
-    given, target = _unnested(table, names), table.__table__
+    given, target = _unnested(table, names), table_of(table)
     return update(target).where(target.c.id == given.c.id).values({n: given.c[n] for n in names if n != "id"})
 
 
 @lru_cache(maxsize=64)
 def _update_each(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
-    target = table.__table__
-    values = {name: bindparam(f"to_{name}") for name in names if name != "id"}
+    target = table_of(table)
+    values: dict[str, Any] = {name: bindparam(f"to_{name}") for name in names if name != "id"}
     return update(target).where(target.c.id == bindparam("to_id")).values(values)
 
 

@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 from service.core.metrics import Circumstances, Scope, metric
 from service.db import spaces, studies
 from service.db.architectures import unpack
+from service.db.rows import table_of
 from service.db.tables import Architecture, Job, Space, Study, Supernet, Trial
 from service.db.trial_ends import TRIAL_COLUMNS, TrialRow
 from service.wire.base import Json, Metrics
 
-_JOBS = Job.__table__
-_TRIALS = Trial.__table__
-_ARCHITECTURES = Architecture.__table__
+_JOBS = table_of(Job)
+_TRIALS = table_of(Trial)
+_ARCHITECTURES = table_of(Architecture)
 _OF_JOBS = (
     select(_JOBS.c.id, *TRIAL_COLUMNS)
     .join(_ARCHITECTURES, _ARCHITECTURES.c.id == _JOBS.c.architecture_id)

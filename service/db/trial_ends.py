@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, load_only
 
 from service.core.states import OPEN, State
 from service.db import events, jobs
-from service.db.rows import update_all
+from service.db.rows import table_of, update_all
 from service.db.tables import Architecture, Job, Search, Trial, now
 from service.wire.base import Metrics
 
@@ -36,9 +36,9 @@ class TrialRow:
 
 
 # Columns of tables, not attributes of objects: a batch of results reads and writes them without the unit of work.
-_TRIALS = Trial.__table__
-_JOBS = Job.__table__
-_ARCHITECTURES = Architecture.__table__
+_TRIALS = table_of(Trial)
+_JOBS = table_of(Job)
+_ARCHITECTURES = table_of(Architecture)
 TRIAL_COLUMNS = tuple(
     _TRIALS.c[name]
     for name in ("id", "search_id", "study_id", "number", "ask", "state", "probe", "fidelity", "wanted", "paid_s")
