@@ -43,7 +43,7 @@ PAUSE_S = 0.01
 _BEAT_S = 1.0
 _IDLE_S = 0.5
 
-WRITERS: Mapping[str, int] = {"sqlite": 1, "postgresql": 2}
+WRITERS: Mapping[str, int] = {"sqlite": 1, "postgresql": 3}
 """Transactions of one import at the same time. Of disjoint keys, they wait for each other at their ends alone."""
 
 
