@@ -1,4 +1,4 @@
-"""The main job, as a user starts it, with fewer evaluations; then the README's example on the server that it leaves."""
+"""The main job, as a user starts it, with fewer evaluations; then the README's examples on its server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.client import Client
 from tests.acceptance.processes import until
+from tests.documents import commands
 
 EVALUATIONS = 30
 README = Path(__file__).parents[2] / "README.md"
@@ -39,6 +41,7 @@ def test_demo_then_the_readme_example(tmp_path: Path) -> None:
         assert "proves nothing" in printed.read_text()
         url = json.loads((home / "server.json").read_text())["url"]
         _run_the_readme_example(url)
+        _run_the_readme_commands(home, url)
     finally:
         demo.send_signal(signal.SIGTERM)
         demo.wait(60)
@@ -59,6 +62,25 @@ def _run_the_readme_example(url: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("DONE ")
     assert "params" in done.stdout
+
+
+def _run_the_readme_commands(home: Path, url: str) -> None:
+    """Those for what a search has found; the others are long, and started by other tests."""
+    wanted = [
+        words
+        for words in commands(README)
+        if words[1:2] and words[1] in ("confirm", "extend", "clone", "verify", "create")
+    ]
+    assert len(wanted) == 5
+    with Client(url) as client:
+        (study,) = {search.study for search in client.searches.list() if search.id == 1}
+    environment = {**os.environ, "FRONTIER_HOME": str(home)}
+    for words in wanted:
+        command = [sys.executable, "-m", "service.cli", *(study if word == "STUDY" else word for word in words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        if words[1] == "confirm":
+            assert "on average" in " ".join(done.stdout.split())
 
 
 def _check_report(found: dict[str, Any]) -> None:
