@@ -20,6 +20,7 @@ from tests.serving import (
     WEIGHTS,
     Served,
     announce,
+    ask,
     complete,
     evaluate,
     lease,
@@ -243,6 +244,12 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
     server.http.post(f"/v1/jobs/{job['job']}:heartbeat", json={"token": job["token"]})
     failure = {"token": job["token"], "state": "FAILED", "failure": "bug", "reason": "no"}
     server.http.post(f"/v1/jobs/{job['job']}:fail", json=failure)
+    ask(server, 1, 2, seed=9)
+    taken = server.http.post("/v1/searches/1/trials:suggest", json={"count": 2}).json()["trials"]
+    first, second = ((f"/v1/trials/{trial['trial']}", {"token": trial["token"]}) for trial in taken)
+    server.http.post(f"{first[0]}:report", json={**first[1], "step": 1})
+    server.http.post(f"{first[0]}:complete", json={**first[1], "metrics": {"error": 0.5}})
+    server.http.post(f"{second[0]}:fail", json={**second[1], "state": "FAILED", "reason": "no"})
 
     pattern = re.compile(r'frontier_http_requests_total\{method="(\w+)",route="([^"]+)",status="2\d\d"\}')
     answered = set(pattern.findall(server.http.get("/metrics").text)) | {("GET", "/metrics")}
