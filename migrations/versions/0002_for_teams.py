@@ -79,6 +79,7 @@ def upgrade() -> None:
     # Adding a column with a constant needs no copy of the table on either database.
     op.add_column("study_measurements", sa.Column("number", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index(op.f("ix_study_measurements_study_id_number"), "study_measurements", ["study_id", "number"])
+    op.create_index(op.f("ix_trials_search_id_completion"), "trials", ["search_id", "completion"])
     op.add_column("asks", sa.Column("took_s", sa.Double(), server_default="0", nullable=False))
     op.execute("INSERT INTO counters (name, value) VALUES ('lease_expiries', 0)")
 
@@ -87,6 +88,7 @@ def downgrade() -> None:
     op.execute("DELETE FROM counters WHERE name = 'lease_expiries'")
     with op.batch_alter_table("asks") as batch:
         batch.drop_column("took_s")
+    op.drop_index(op.f("ix_trials_search_id_completion"), "trials")
     op.drop_index(op.f("ix_study_measurements_study_id_number"), "study_measurements")
     with op.batch_alter_table("study_measurements") as batch:
         batch.drop_column("number")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Conflict, Invalid, NotFound
-from service.core.objectives import minimised
 from service.core.pareto import hypervolume
-from service.core.states import COUNTED, SearchState
-from service.db import events, spaces, studies, supernets, trial_ends
+from service.core.states import OPEN, SearchState
+from service.db import events, spaces, studies, supernets, tallies, trial_ends
 from service.db.asks import Snapshot, change_state, finish, record_ask, snapshot
 from service.db.claims import Claim, Progress, claim, progress, release, running
 from service.db.paging import checked_id, slice_of
@@ -172,27 +171,23 @@ def _refuse_untrained(s: Session, study: Study) -> None:
 
 def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
     ids = [search.id for search in searches]
-    counts: dict[int, dict[str, int]] = {}
-    totals: dict[int, tuple[int, float]] = {}
-    grouped = (
-        select(
-            Trial.search_id,
-            Trial.state,
-            func.count(),
-            func.count(case((Trial.reused, 1))),
-            func.coalesce(func.sum(Trial.paid_s), 0.0),
-        )
-        .where(Trial.search_id.in_(ids))
+    # Those that have ended are not counted again.
+    waiting = (
+        select(Trial.search_id, Trial.state, func.count(), func.coalesce(func.sum(Trial.paid_s), 0.0))
+        .where(Trial.search_id.in_(ids), Trial.state.in_(OPEN))
         .group_by(Trial.search_id, Trial.state)
     )
-    for search_id, state, number, reused, paid in s.execute(grouped):
+    counts: dict[int, dict[str, int]] = {}
+    paid: dict[int, float] = {}
+    for search_id, state, number, seconds in s.execute(waiting):
         counts.setdefault(search_id, {})[state.lower()] = number
-        before = totals.get(search_id, (0, 0.0))
-        totals[search_id] = (before[0] + reused, before[1] + paid)
+        paid[search_id] = paid.get(search_id, 0.0) + seconds
     of_study = {
         study.id: study for study in s.scalars(select(Study).where(Study.id.in_({x.study_id for x in searches})))
     }
-    volumes = _hypervolumes(s, searches, of_study)
+    ended = tallies.of(s).of(s, searches, of_study)
+    for each, tally in ended.items():
+        counts.setdefault(each, {}).update({state.lower(): number for state, number in tally.counts.items()})
     return [
         SearchOut(
             id=search.id,
@@ -209,9 +204,9 @@ def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
             state=SearchState(search.state),
             reason=search.reason,
             counts=TrialCounts(**counts.get(search.id, {})),
-            reused=totals.get(search.id, (0, 0.0))[0],
-            paid_s=totals.get(search.id, (0, 0.0))[1],
-            hypervolume=volumes.get(search.id),
+            reused=ended[search.id].reused,
+            paid_s=ended[search.id].paid_s + paid.get(search.id, 0.0),
+            hypervolume=_volume(of_study[search.study_id], ended[search.id]),
             created_at=search.created_at,
             ended_at=search.ended_at,
         )
@@ -219,20 +214,6 @@ def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
     ]
 
 
-def _hypervolumes(s: Session, searches: Sequence[Search], of_study: Mapping[int, Study]) -> dict[int, float]:
-    """Per search that has full evaluations: the volume that its own trials dominate."""
-    metrics: dict[int, list[Json]] = {}
-    full = (
-        select(Trial.search_id, Trial.metrics)
-        .where(Trial.search_id.in_([search.id for search in searches]), Trial.state.in_(COUNTED))
-        .where(Trial.evaluation, Trial.fidelity == 1.0)
-    )
-    for search_id, values in s.execute(full):
-        metrics.setdefault(search_id, []).append(values)
-    result = {}
-    for search in searches:
-        if search.id in metrics:
-            study, rows = of_study[search.study_id], metrics[search.id]
-            objectives = studies.objectives(study)
-            result[search.id] = hypervolume(objectives, minimised(objectives, rows), studies.within(study, rows))
-    return result
+def _volume(study: Study, tally: tallies.Tally) -> float | None:
+    """What its own full evaluations dominate, once there are any."""
+    return None if tally.front is None else hypervolume(studies.objectives(study), tally.front)

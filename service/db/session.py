@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 import service
 from service.core.errors import Conflict, Invalid
-from service.db import ending, fronts
+from service.db import ending, fronts, tallies
 
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
@@ -57,7 +57,7 @@ class Database:
         if self.dialect == "postgresql":
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer = self._engine.execution_options(**{_WRITES: True})
-        self._info = {fronts.INFO: fronts.Fronts()}
+        self._info: dict[Any, Any] = {fronts.INFO: fronts.Fronts(), tallies.INFO: tallies.Tallies()}
         # Threads of one process queue here instead of in SQLite's busy handler, which sleeps between its tries.
         self._turn: AbstractContextManager[object] = threading.RLock() if self.dialect == "sqlite" else nullcontext()
 
@@ -69,7 +69,8 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One snapshot. What was loaded stays readable after the session."""
-        with Session(self._reader, info=self._info, expire_on_commit=False, autoflush=False) as session:
+        committed = {**self._info, tallies.KEPT: True}
+        with Session(self._reader, info=committed, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @contextmanager

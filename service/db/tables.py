@@ -230,7 +230,7 @@ class Search(Base):
 
 
 class Ask(Base):
-    """What an ask had seen, so that it can be asked again."""
+    """What an ask had seen, so that it can be asked again. `took_s`: from when it was due until its trials waited."""
 
     __tablename__ = "asks"
 
@@ -253,6 +253,7 @@ class Trial(Base):
     __table_args__ = (
         UniqueConstraint("search_id", "number"),
         Index(None, "search_id", "state"),
+        Index(None, "search_id", "completion"),
         Index(None, "study_id", "id"),
     )
 
@@ -431,7 +432,7 @@ class Event(Base):
 
 
 class Counter(Base):
-    """Numbers that must be gapless."""
+    """Numbers that must be gapless (`events`), and totals over all processes (`lease_expiries`)."""
 
     __tablename__ = "counters"
 
