@@ -228,14 +228,16 @@ def _points(
     for some in chunks(ids):
         found = select(Architecture.id, Architecture.key, Architecture.genes).where(Architecture.id.in_(some))
         stored.update((each, (key, genes)) for each, key, genes in s.execute(found))
+        # By architecture alone: asked for a study as well, SQLite would look through all trials of the study.
         trials = (
-            select(Trial.architecture_id, Trial.id, Search.number)
+            select(Trial.architecture_id, Trial.study_id, Trial.id, Search.number)
             .join(Search, Search.id == Trial.search_id)
-            .where(Trial.study_id == study.id, Trial.architecture_id.in_(some), Trial.state.in_(COUNTED))
+            .where(Trial.architecture_id.in_(some), Trial.state.in_(COUNTED))
             .order_by(Trial.ended_at, Trial.id)
         )
-        for architecture_id, trial, search in s.execute(trials):
-            first.setdefault(architecture_id, (trial, search))
+        for architecture_id, study_id, trial, search in s.execute(trials):
+            if study_id == study.id:
+                first.setdefault(architecture_id, (trial, search))
     space = spaces.load(spaces.row(s, study.space_id))
     configs = space.to_configs(unpack([stored[each][1] for each in ids], len(space.choices)))
     return [
