@@ -50,14 +50,16 @@ def report_trial(trial: Id, body: ReportIn, db: Db) -> ReportOut:
 
 
 @router.post("/trials/{trial}:complete", responses=problems(404, 409))
-def complete_trial(trial: Id, body: TrialCompleteIn, db: Db) -> TrialEndOut:
+def complete_trial(trial: Id, body: TrialCompleteIn, services: State) -> TrialEndOut:
     """Report the result of a trial.
 
     Repeatable. If a metric is missing the answer is 422 and the trial stays yours, so that the result can be sent
     again. A stale token never changes the trial; its measurements are kept as replicates.
     """
-    with db.write() as session:
-        return own.complete(session, trial, body)
+    with services.database.write() as session:
+        answer = own.complete(session, trial, body)
+    services.metrics.busy(body.worker or "pipeline", body.seconds)
+    return answer
 
 
 @router.post("/trials/{trial}:fail", responses=problems(404, 409))

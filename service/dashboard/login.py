@@ -76,7 +76,7 @@ async def log_in(request: Request, keyring: Ring, form: Form) -> Response:
         secret,
         max_age=max(0, int((ends - datetime.now(UTC)).total_seconds())),
         path="/",
-        secure=request.url.scheme == "https",
+        secure=request.url.scheme == "https" or request.app.state.settings.url.startswith("https:"),
         httponly=True,
         samesite="strict",
     )

@@ -464,9 +464,7 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     structlog.configure(**before)
 
 
-def test_every_change_leaves_a_line_that_says_who(
-    server: Served, logged: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_every_change_leaves_a_line_that_says_who(server: Served, logged: Callable[[], list[dict[str, Any]]]) -> None:
     token = make(server.database, "boss", "admin")
     server.app.state.keyring.forget()
     mine = bearer(token)
