@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/frontier demo $(if $(ONCE),--once) $(DEMO_ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
