@@ -26,6 +26,7 @@ from service.db import ending, fronts, tallies
 BUSY_S = 30.0
 """How long a SQLite transaction waits for the writer before it."""
 
+_PATIENCE = "frontier_busy_s"
 _TURN_S = 0.002
 """How often it looks whether that one has ended. SQLite's own handler sleeps up to 100 ms between its looks, so that it
 misses the gaps between the transactions of somebody who writes a lot."""
@@ -164,14 +165,16 @@ def _sqlite(url: URL, **options: Any) -> Engine:
         if connection.get_execution_options().get(_WRITES, False):
             _begin_writing(connection)
         else:
+            _wait_at_most(connection, BUSY_S)
             connection.exec_driver_sql("BEGIN")
 
     return engine
 
 
 def _begin_writing(connection: Connection) -> None:
+    # SQLite's own waiting sleeps ever longer between its tries, and misses the pauses of an import.
+    _wait_at_most(connection, 0)
     cursor = connection.connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 0")
     deadline = time.monotonic() + BUSY_S
     try:
         while time.monotonic() < deadline:
@@ -182,11 +185,18 @@ def _begin_writing(connection: Connection) -> None:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     break
                 time.sleep(_TURN_S)
-        # Once more, for the error as SQLAlchemy raises it.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
         cursor.close()
+    # Once more, for the error as SQLAlchemy raises it.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _wait_at_most(connection: Connection, seconds: float) -> None:
+    if connection.info.get(_PATIENCE) != seconds:
+        cursor = connection.connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        cursor.close()
+        connection.info[_PATIENCE] = seconds
 
 
 def _switch_to_wal(cursor: Any) -> None:

@@ -250,6 +250,13 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
     server.http.post(f"{first[0]}:report", json={**first[1], "step": 1})
     server.http.post(f"{first[0]}:complete", json={**first[1], "metrics": {"error": 0.5}})
     server.http.post(f"{second[0]}:fail", json={**second[1], "state": "FAILED", "reason": "no"})
+    exported = server.http.get("/v1/studies/study/measurements:export", params={"format": "ndjson"}).content
+    server.http.post("/v1/studies/study/measurements:import", params={"format": "ndjson"}, content=exported)
+    made = server.http.post("/v1/keys", json={"name": "somebody", "scopes": ["admin"]}).json()
+    server.http.headers["Authorization"] = f"Bearer {made['token']}"
+    server.http.get("/v1/keys")
+    server.http.post(f"/v1/keys/{made['id']}:revoke")
+    del server.http.headers["Authorization"]
 
     pattern = re.compile(r'frontier_http_requests_total\{method="(\w+)",route="([^"]+)",status="2\d\d"\}')
     answered = set(pattern.findall(server.http.get("/metrics").text)) | {("GET", "/metrics")}

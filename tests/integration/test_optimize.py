@@ -235,8 +235,11 @@ def test_a_lost_trial_stops_the_function_and_keeps_what_is_measured(client: Clie
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from service.client import Client
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored unless asked for.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def train(config, trial):
     print("training", trial.number, flush=True)

@@ -5,8 +5,8 @@
 const body = document.body;
 const status = document.getElementById("live");
 const KINDS = [
-  "ask", "job.state", "predictor.ready", "search.created", "search.state", "study.created", "supernet.state",
-  "trial.ended", "trial.queued", "worker.seen",
+  "ask", "job.state", "measurements.imported", "measurements.linked", "predictor.ready", "search.created",
+  "search.state", "study.created", "supernet.state", "trial.ended", "trial.queued", "worker.seen",
 ];
 const PAUSE_MS = Number(body.dataset.pause ?? 700);
 const RETRY_MS = 3000;
@@ -17,6 +17,7 @@ let last = Number(body.dataset.after);
 let timer = null;
 let ready = 0; // the earliest time of the next refresh
 let retry = null;
+let leaving = false;
 
 function show(text, on) {
   status.hidden = false;
@@ -40,11 +41,11 @@ function refresh() {
 }
 
 function changed() {
-  if (timer === null) timer = setTimeout(refresh, Math.max(60, ready - performance.now()));
+  if (timer === null && !leaving) timer = setTimeout(refresh, Math.max(60, ready - performance.now()));
 }
 
 function open() {
-  if (source || document.hidden) return;
+  if (source || document.hidden || leaving) return;
   const url = new URL(body.dataset.stream, location.href);
   url.searchParams.set("after", last);
   source = new EventSource(url);
@@ -90,6 +91,16 @@ document.addEventListener("visibilitychange", () => {
 setInterval(() => {
   if (!document.hidden && document.querySelector("[data-busy]")) changed();
 }, BUSY_MS);
+// A form leads elsewhere (logging out): nothing is asked for any more with a session that is about to end.
+addEventListener("submit", () => {
+  leaving = true;
+  clearTimeout(timer);
+  clearTimeout(retry);
+  close();
+});
 addEventListener("pagehide", close);
-addEventListener("pageshow", open);
+addEventListener("pageshow", () => {
+  leaving = false;
+  open();
+});
 open();
