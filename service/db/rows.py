@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, FromClause, String, Table, Text, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, FromClause, String, Table, Text, bindparam, column, func, insert, select, update
+from sqlalchemy import cast as cast_to
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -42,7 +45,7 @@ def insert_new(
     if not rows:
         return []
     if s.get_bind().dialect.name == "postgresql":
-        result = s.execute(_insert_arrays(table, tuple(rows[0]), returned, unless_there=True), _arrays(rows))
+        result = s.execute(_insert_given(table, tuple(rows[0]), returned, unless_there=True), _rows(rows))
         return list(result) if returned else []
     statement = sqlite.insert(table_of(table)).on_conflict_do_nothing()
     if returned:
@@ -56,7 +59,7 @@ def insert_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[
     if not rows:
         return
     if s.get_bind().dialect.name == "postgresql":
-        s.execute(_insert_arrays(table, tuple(rows[0]), ()), _arrays(rows))
+        s.execute(_insert_given(table, tuple(rows[0]), ()), _rows(rows))
     else:
         s.execute(insert(table_of(table)), list(rows))
 
@@ -69,36 +72,49 @@ def update_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[
     if not rows:
         return
     if s.get_bind().dialect.name == "postgresql":
-        s.execute(_update_arrays(table, tuple(rows[0])), _arrays(rows))
+        s.execute(_update_given(table, tuple(rows[0])), _rows(rows))
     else:
         s.execute(_update_each(table, tuple(rows[0])), [{f"to_{n}": v for n, v in row.items()} for row in rows])
 
 
-# PostgreSQL is sent a column as one array: a list of VALUES has a parameter for every field, and executemany a message
-# for every row, which takes the client longer than the server needs to write them.
+# PostgreSQL is sent all rows as one JSON text: a list of VALUES has a parameter for every field, arrays are put
+# together in Python, and executemany has a message for every row; each takes the client longer than the server needs
+# to write them.
 
 
-def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {f"to_{name}": [row[name] for row in rows] for name in rows[0]}
+def _rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {"rows": _encoded(rows)}
 
 
-def _unnested(table: type[DeclarativeBase], names: Sequence[str]) -> FromClause:
+def _plain(value: object) -> str:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case bytes():
+            return f"\\x{value.hex()}"
+    raise TypeError(f"{type(value).__name__} is no value of a column")
+
+
+_encoded = json.JSONEncoder(allow_nan=False, default=_plain).encode
+
+
+def _given(table: type[DeclarativeBase], names: Sequence[str]) -> FromClause:
     columns = [table_of(table).c[name] for name in names]
-    # A cast to VARCHAR(n) would cut what is too long instead of refusing it.
-    types = [Text() if isinstance(column.type, String) else column.type for column in columns]
-    arrays = [bindparam(f"to_{n}", type_=postgresql.ARRAY(t, dimensions=1)) for n, t in zip(names, types, strict=True)]
-    return func.unnest(*arrays).table_valued(*names).render_derived("given")
+    # VARCHAR(n) would cut what is too long instead of refusing it.
+    typed = [column(c.name, Text() if isinstance(c.type, String) else c.type) for c in columns]
+    rows = cast_to(bindparam("rows", type_=Text()), postgresql.JSONB)
+    return func.jsonb_to_recordset(rows).table_valued(*typed).render_derived("given", with_types=True)
 
 
 @lru_cache(maxsize=256)
-def _insert_arrays(
+def _insert_given(
     table: type[DeclarativeBase],
     names: tuple[str, ...],
     returned: tuple[ColumnElement[Any], ...],
     *,
     unless_there: bool = False,
 ) -> Any:
-    given = _unnested(table, names)
+    given = _given(table, names)
     statement = postgresql.insert(table_of(table)).from_select(names, select(*(given.c[name] for name in names)))
     if unless_there:
         statement = statement.on_conflict_do_nothing()
@@ -106,8 +122,8 @@ def _insert_arrays(
 
 
 @lru_cache(maxsize=64)
-def _update_arrays(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
-    given, target = _unnested(table, names), table_of(table)
+def _update_given(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
+    given, target = _given(table, names), table_of(table)
     return update(target).where(target.c.id == given.c.id).values({n: given.c[n] for n in names if n != "id"})
 
 

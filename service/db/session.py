@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -17,7 +18,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 import service
 from service.core.errors import Conflict, Invalid
@@ -30,6 +33,10 @@ _PATIENCE = "frontier_busy_s"
 _TURN_S = 0.002
 """How often it looks whether that one has ended. SQLite's own handler sleeps up to 100 ms between its looks, so that it
 misses the gaps between the transactions of somebody who writes a lot."""
+
+_IDLE_SINCE = "frontier_idle_since"
+_TRUSTED_S = 1.0
+"""A connection that was idle for less is taken to be there still."""
 
 _CONNECTIONS = 16
 """Connections that a process keeps; under load it opens as many again."""
@@ -214,8 +221,23 @@ def _switch_to_wal(cursor: Any) -> None:
 
 
 def _postgresql(url: URL, **options: Any) -> Engine:
-    # A pre-ping replaces connections that a restart of the server has cut.
-    return create_engine(url, pool_pre_ping=True, json_serializer=_dumps, **options)
+    engine = create_engine(url, json_serializer=_dumps, **options)
+
+    @event.listens_for(engine, "checkin")
+    def _checkin(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_IDLE_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _checkout(connection: Any, record: ConnectionPoolEntry, _fairy: object) -> None:
+        # Replaces connections that a restart of the server has cut. To ask before each use costs a round trip.
+        if time.monotonic() - record.info.get(_IDLE_SINCE, math.inf) < _TRUSTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
+
+    return engine
 
 
 _dumps = json.JSONEncoder(allow_nan=False).encode

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from service.core.metrics import Circumstances, Scope, metric
 from service.db import spaces, studies
@@ -31,6 +31,8 @@ _OF_STUDIES = (
     .join(Space, Space.id == Study.space_id)
     .outerjoin(Supernet, Supernet.id == Study.supernet_id)
     .where(Study.id.in_(bindparam("studies", expanding=True)))
+    # Large, and no evaluation depends on them.
+    .options(defer(Study.body), defer(Space.choices))
     .execution_options(populate_existing=True)
 )
 
