@@ -83,9 +83,11 @@ def team(tmp_path_factory: pytest.TempPathFactory, postgresql: Callable[[str], s
     environment |= {"FRONTIER_DATABASE_URL": postgresql("team"), "FRONTIER_ARTIFACTS": str(folder / "artifacts")}
     environment["PYTHONPATH"] = str(ROOT)
     made = Team(folder, environment)
-    made.frontier("db", "upgrade")
-    person = made.frontier("keys", "create", "admin", "--scopes", "admin").strip()
-    worker = made.frontier("keys", "create", "workers", "--scopes", "worker", "--expires", "90d").strip()
+    # The first three commands of the page; the others are the processes, which get ports and names of their own here.
+    upgrade, for_person, for_workers, *processes = commands(ROOT / "docs" / "deployment.md")
+    assert [words[0] for words in processes] == ["api", "controller", "worker"]
+    made.frontier(*upgrade)
+    person, worker = (made.frontier(*words).strip() for words in (for_person, for_workers))
     try:
         made.urls = [made.api(1), made.api(2)]
         for number, url in enumerate(made.urls):
@@ -106,6 +108,15 @@ def test_nobody_gets_in_without_a_key(team: Team) -> None:
     with Client(team.urls[0], key="frontier_no-such-key") as stranger, pytest.raises(ApiError) as refused:
         stranger.studies.list().__next__()
     assert refused.value.status == 401
+
+
+def test_keys_are_made_listed_and_revoked_as_the_page_says(team: Team) -> None:
+    made, listed, revoked = (team.frontier(*words) for words in commands(ROOT / "docs" / "keys.md"))
+    assert made.startswith("frontier_")
+    assert "alice" in listed
+    assert made.strip() not in listed + revoked
+    with Client(team.urls[0], key=made.strip()) as alice, pytest.raises(ApiError, match="revoked"):
+        list(alice.studies.list())
 
 
 @needs_shared
