@@ -82,13 +82,15 @@ class Metrics:
     def watch(self, engine: Engine) -> Callable[[], None]:
         """Times every statement of an engine until the function that is returned is called."""
 
+        kinds = {kind: self._database.labels(kind) for kind in (*_STATEMENTS, "other")}
+
         def before(connection: Connection, *_: Any) -> None:
             connection.info[_BEGAN] = time.perf_counter()
 
         def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
             word = statement[:10].partition(" ")[0].lower()
             kind = word if word in _STATEMENTS else "other"
-            self._database.labels(kind).observe(time.perf_counter() - connection.info.pop(_BEGAN))
+            kinds[kind].observe(time.perf_counter() - connection.info.pop(_BEGAN))
 
         event.listen(engine, "before_cursor_execute", before)
         event.listen(engine, "after_cursor_execute", after)

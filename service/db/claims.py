@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import NotFound
-from service.core.states import COUNTED, FAILURES, OPEN, SearchState, State
+from service.core.states import FAILURES, SearchState
+from service.db import tallies
 from service.db.paging import checked_id
-from service.db.tables import Search, Trial, now
+from service.db.tables import Search, Study, Trial, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +71,26 @@ def release(s: Session, held: Claim) -> None:
 
 
 def progress(s: Session, search_id: int) -> Progress:
-    """How far a search is, in one query; or `NotFound`."""
-
-    def count(states: Iterable[State]) -> Any:
-        return func.count(case((Trial.state.in_(states), 1)))
-
-    counted = func.count(case((and_(Trial.state.in_(COUNTED), Trial.evaluation), 1)))
+    """How far a search is, by what ended since it was last asked; or `NotFound`."""
+    newest = select(func.coalesce(func.max(Trial.number), 0)).where(Trial.search_id == Search.id).scalar_subquery()
     query = (
-        select(Search, func.count(Trial.id), count(OPEN), counted, count(FAILURES))
-        .outerjoin(Trial, Trial.search_id == Search.id)
+        select(Search, Study, newest)
+        .join(Study, Study.id == Search.study_id)
         .where(Search.id == checked_id(search_id, "search"))
-        .group_by(Search.id)
         .execution_options(populate_existing=True)
     )
     found = s.execute(query).one_or_none()
     if found is None:
         raise NotFound("search", search_id)
-    search, trials, still_open, evaluated, failures = found
+    search, study, trials = found
+    tally = tallies.of(s).of(s, [search], {study.id: study})[search.id]
     return Progress(
         state=SearchState(search.state),
         asks=search.asks,
         trials=trials,
-        open=still_open,
-        counted=evaluated,
-        failures=failures,
+        open=trials - search.completions,
+        counted=tally.evaluated,
+        failures=sum(tally.counts.get(state, 0) for state in FAILURES),
         completions=search.completions,
         budget=search.budget,
         batch=search.batch,

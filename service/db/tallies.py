@@ -43,12 +43,13 @@ _ENDED = (
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The ended trials of one search, up to the end numbered ``seen``: how many by state, how many of them reused, and
-    the seconds paid for all. ``front`` (n, m) are the minimised objectives that no other full evaluation dominates,
-    None before the first full evaluation."""
+    """The ended trials of one search, up to the end numbered ``seen``: how many by state, how many that the budget
+    counts, how many of them reused, and the seconds paid for all. ``front`` (n, m) are the minimised objectives that no
+    other full evaluation dominates, None before the first full evaluation."""
 
     seen: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    evaluated: int = 0
     reused: int = 0
     paid_s: float = 0.0
     front: Values | None = None
@@ -87,11 +88,13 @@ def _followed(s: Session, search: Search, study: Study, before: Tally) -> Tally:
         return before
     wanted = {"search": search.id, "seen": before.seen, "newest": search.completions}
     objectives = studies.objectives(study)
-    counts, reused, paid_s, front = dict(before.counts), before.reused, before.paid_s, before.front
+    counts, evaluated, front = dict(before.counts), before.evaluated, before.front
+    reused, paid_s = before.reused, before.paid_s
     for part in s.execute(_ENDED, wanted, execution_options={"yield_per": _STREAMED}).partitions():
         full: list[Metrics] = []
         for state, was_reused, paid, evaluation, fidelity, metrics in part:
             counts[state] = counts.get(state, 0) + 1
+            evaluated += evaluation and state in COUNTED
             reused += was_reused
             paid_s += paid
             if evaluation and fidelity == 1.0 and state in COUNTED:
@@ -100,4 +103,4 @@ def _followed(s: Session, search: Search, study: Study, before: Tally) -> Tally:
             values = minimised(objectives, full)[studies.within(study, full)]
             values = values if front is None else np.concatenate([front, values])
             front = values[pareto.nondominated(values, duplicates=False)]
-    return Tally(search.completions, counts, reused, paid_s, front)
+    return Tally(search.completions, counts, evaluated, reused, paid_s, front)
