@@ -67,7 +67,10 @@ def page(browser: Browser, server: Served) -> Iterator[Page]:
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
     complaints: list[str] = []
-    opened.on("console", lambda m: complaints.append(f"{m.text} {m.location}") if m.type in ("error", "warning") else None)
+    opened.on(
+        "console",
+        lambda m: complaints.append(f"{m.text} {m.location}") if m.type in ("error", "warning") else None,
+    )
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on(
         "request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else complaints.append(r.url)

@@ -30,6 +30,7 @@ from service.listening import bind
 from service.logs import configure, redact
 from service.settings import Settings
 from service.wire.keys import KeyIn
+from tests.acceptance.processes import until
 from tests.serving import SPACE, Served, served, worker_in
 from tests.world import statements
 
@@ -457,7 +458,8 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     handler.setStream(written)
 
     def read() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in written.getvalue().splitlines()]
+        # Whole lines: the server's thread may be writing one.
+        return [json.loads(line) for line in written.getvalue().rpartition("\n")[0].splitlines()]
 
     yield read
     root.handlers, root.level = handlers, level
@@ -474,9 +476,11 @@ def test_every_change_leaves_a_line_that_says_who(server: Served, logged: Callab
     server.http.post("/v1/spaces", json={}, headers=mine)
     server.http.get("/v1/spaces", headers=mine)
     made = server.http.post("/v1/keys", json={"name": "ci", "scopes": ["read"]}, headers=mine).json()
-    lines = logged()
+    wanted = {"/v1/spaces", "/v1/workers", "/v1/jobs:lease", "/v1/keys"}
+    # An answer is sent before its line is written.
+    lines = until("the lines", lambda: wanted <= {line.get("route") for line in logged()} and logged(), 10)
     audits = {line["route"]: line for line in lines if line["event"] == "audit"}
-    assert audits.keys() == {"/v1/spaces", "/v1/workers", "/v1/jobs:lease", "/v1/keys"}
+    assert audits.keys() == wanted
     space = audits["/v1/spaces"]
     assert (space["principal"], space["method"], space["path"], space["status"]) == ("boss", "POST", "/v1/spaces", 201)
     assert space["request_id"] == "mine-1"
