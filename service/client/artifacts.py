@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, final
 
 from service.client.errors import ConnectionFailed, DigestMismatch, NotFound, Unavailable
-from service.client.http import Http, pause_s
+from service.client.http import Http
+from service.client.patience import pause_s
 
 _PIECE = 2**20
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pydantic import ValidationError
 
 from service.client.errors import ConnectionFailed, Unavailable, UnexpectedAnswer
-from service.client.http import Http, pause_s
+from service.client.http import Http
+from service.client.patience import pause_s
 from service.wire.jobs import EventOut
 
 SILENCE_S = 45.0

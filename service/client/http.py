@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +13,13 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.client.errors import ConnectionFailed, StillRunning, UnexpectedAnswer, error_of
+from service.client.patience import LONGEST_PAUSE_S, pause_s
 
 Answer = TypeVar("Answer")
 Query = Mapping[str, str | int | list[str] | None]
 
 TRIES = 6
 """How often a request is made at most, by default: with the pauses below this bridges about 5 seconds."""
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
 # Nothing reached the server: any request may be sent again.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _GATEWAY = frozenset({502, 504})
@@ -191,15 +189,9 @@ class Http:
         return answer
 
 
-def pause_s(number: int) -> float:
-    """Seconds to wait after the ``number``-th failure (from 1): doubling, and never the same for two clients."""
-    longest = min(_FIRST_PAUSE_S * 2.0 ** (number - 1), _LONGEST_PAUSE_S)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
-
-
 def _retry_after(response: httpx.Response) -> float:
     asked: str = response.headers.get("retry-after", "")
-    return min(float(asked), _LONGEST_PAUSE_S) if asked.isdigit() else 0.0
+    return min(float(asked), LONGEST_PAUSE_S) if asked.isdigit() else 0.0
 
 
 def _params(query: Query | None) -> dict[str, Any]:

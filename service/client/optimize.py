@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeVar, final
 from pydantic import ValidationError
 
 from service.client.errors import ApiError
-from service.client.patience import backoff_s, passing
+from service.client.patience import passing, pause_s
 from service.client.pulse import TrialPulse
 from service.client.resources import Searches, Studies
 from service.client.trials import Trials
@@ -206,7 +206,7 @@ class Loop:
                     raise
                 failures += 1
                 log.warning("waiting for the server: %s", error)
-                self._leaving.wait(backoff_s(failures))
+                self._leaving.wait(pause_s(failures))
 
 
 def failure_of(error: Exception, token: int, seconds: float) -> TrialFailIn:

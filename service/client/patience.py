@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 from service.client.errors import ApiError, ConnectionFailed, DigestMismatch, UnexpectedAnswer
 
-_LONGEST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 10.0
+_FIRST_PAUSE_S = 0.2
 
 
 def passing(error: Exception) -> bool:
@@ -14,6 +17,7 @@ def passing(error: Exception) -> bool:
     return isinstance(error, ConnectionFailed | UnexpectedAnswer | DigestMismatch)
 
 
-def backoff_s(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
-    return float(min(0.25 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_S))
+def pause_s(failures: int) -> float:
+    """Seconds to wait after so many failures in a row (from 1): doubling, and never the same for two clients."""
+    longest = min(_FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE_S)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing

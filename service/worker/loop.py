@@ -9,7 +9,7 @@ from typing import TypeVar, final
 import structlog
 
 from service.client import ApiError, Client, NotFound
-from service.client.patience import backoff_s, passing
+from service.client.patience import passing, pause_s
 from service.core.errors import LeaseLost
 from service.core.states import State
 from service.evaluation.handler import handle
@@ -80,7 +80,7 @@ class Worker:
                 # The server may have been replaced by one that does not know this worker.
                 known, failures = False, failures + 1
                 log.warning("no jobs to be had", error=str(error), failures=failures)
-                self._pause(backoff_s(failures))
+                self._pause(pause_s(failures))
                 continue
             failures = 0
             for lease in leases:
@@ -173,7 +173,7 @@ class Worker:
                     # The server breaks on this very request: it will for ever.
                     raise
                 log.warning("waiting for the server", error=str(error), failures=failures)
-                self._pause(backoff_s(failures))
+                self._pause(pause_s(failures))
 
     def _pause(self, seconds: float) -> None:
         """Sleeps; a drain that begins meanwhile cuts it short, and one that has begun bounds it."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from service.cli.root import app, main
+from service.cli.root import app
+from tests.commands import Run, runner
 from tests.serving import (
     WEIGHTS,
     Served,
@@ -29,40 +28,10 @@ from tests.serving import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command as the shell would."""
+def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Run:
     monkeypatch.setenv("FRONTIER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def ran(*arguments: str) -> Ran:
-        monkeypatch.setattr("sys.argv", ["frontier", *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        said = capsys.readouterr()
-        assert isinstance(code, int)
-        return Ran(code, said.out, said.err)
-
-    return ran
+    return runner(monkeypatch, capsysbinary)
 
 
 @pytest.fixture

@@ -5,55 +5,28 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.cli.root import main
 from service.client import Client, Invalid, JobFailed
 from service.core.spaces import build_space
 from service.db.artifacts import ArtifactStore
 from service.importer import Importer
+from tests.commands import Run, runner
 from tests.serving import SPACE, STUDY, Served, make_space, served, settings_in
 from tests.tables import EXPORTS, encode
 
 TINY = build_space("mobilenetv3", SPACE["options"], "function")  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Run:
-    """Runs a command as the shell would."""
     monkeypatch.setenv("FRONTIER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def ran(*arguments: str) -> Ran:
-        monkeypatch.setattr("sys.argv", ["frontier", *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        said = capsysbinary.readouterr()
-        assert isinstance(code, int)
-        return Ran(code, said.out.decode(), said.err.decode())
-
-    return ran
+    return runner(monkeypatch, capsysbinary)
 
 
 @pytest.fixture

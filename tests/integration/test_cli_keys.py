@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,12 +25,11 @@ from service.db.session import Database
 from service.wire.keys import KeyIn
 from service.wire.spaces import SpaceIn
 from service.wire.studies import ScoreIn, StudyIn
+from tests.commands import Run, runner
 from tests.integration.test_cli_serve import PATIENCE_S, address, until
 from tests.serving import SPACE, STUDY
 
 TOKEN = re.compile(r"frontier_[A-Za-z0-9_\-]{43}\n")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -44,23 +43,10 @@ def _logs() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str) -> Run:
-    """Runs a command on the test's database; exit code, standard output, standard error."""
+def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], database_url: str) -> Run:
+    """Runs a command on the test's database."""
     monkeypatch.setenv("FRONTIER_DATABASE_URL", database_url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def ran(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["frontier", *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        said = capsys.readouterr()
-        assert isinstance(code, int)
-        return code, said.out, said.err
-
-    return ran
+    return runner(monkeypatch, capsysbinary)
 
 
 def test_a_key_is_made_listed_and_revoked(run: Run, database: Database) -> None:

@@ -165,7 +165,7 @@ def test_searches_by_name_and_id(client: Client) -> None:
 
 
 def test_a_restarted_server_is_waited_for(home: Home, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizing, "backoff_s", lambda failures: 0.05)
+    monkeypatch.setattr(optimizing, "pause_s", lambda failures: 0.05)
     restarted: list[int] = []
 
     def train(config: Config, trial: Running) -> float:

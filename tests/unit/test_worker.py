@@ -128,7 +128,7 @@ def worker(client: Client, tmp_path: Path) -> Worker:
 def run(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Handler], threading.Thread]]:
     """Starts the worker in a thread, with this as the handler of all jobs."""
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(loop_module, "backoff_s", lambda failures: 0.01)
+    monkeypatch.setattr(loop_module, "pause_s", lambda failures: 0.01)
 
     def start(function: Handler) -> threading.Thread:
         monkeypatch.setattr(handler, "HANDLERS", dict.fromkeys(JobKind, function))
