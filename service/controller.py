@@ -26,7 +26,7 @@ from predictors.predictor import Predictor
 from search_spaces.plugins import load
 from service.core.errors import FrontierError, Stale
 from service.core.states import OPEN, SearchState, State
-from service.db import asks, events, predictors, queue, searches
+from service.db import asks, events, predictors, searches
 from service.db.artifacts import ArtifactStore
 from service.db.asks import Claim, Progress, Snapshot
 from service.db.session import Database
@@ -38,7 +38,8 @@ from service.settings import Settings
 _log = structlog.get_logger(__name__)
 
 _IDLE_LOOK_S = 1.0
-"""Without news in the event table everything is still looked at this often: leases expire without an event."""
+"""Without news in the event table everything is still looked at this often: claims of other controllers run out
+without an event. Leases of jobs are taken back by API processes."""
 
 _IMPORTER_ENDS_S = 10.0
 
@@ -87,8 +88,6 @@ class Controller:
         if not due:
             return False
         self._looked_at = time.monotonic()
-        with self._database.write() as s:
-            queue.expire(s)
         wrote = [self._step_safely(search_id) for search_id in ids]
         # News of the steps themselves count as seen only if there were none: a step can make another one due.
         self._seen = -1 if any(wrote) else last
