@@ -117,6 +117,7 @@ class Supernet(Base):
     state: Mapped[str] = mapped_column(String(10), default="CREATED")
     weights: Mapped[str | None] = mapped_column(ForeignKey("artifacts.digest"))
     summary: Mapped[Obj] = mapped_column(default=dict)
+    resources: Mapped[Obj | None]
     body: Mapped[Obj]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -135,6 +136,7 @@ class Study(Base):
     constraints: Mapped[list[Any]]
     metrics: Mapped[list[Any]]
     evaluator: Mapped[Obj]
+    resources: Mapped[Obj | None]
     seed: Mapped[int] = mapped_column(BigInteger)
     searches: Mapped[int] = mapped_column(default=0)
     body: Mapped[Obj]
@@ -164,7 +166,10 @@ class Context(Base):
 
 
 class Measurement(Base):
-    """One value; attempt 0 is the value, later attempts are replicates. (job, token) tells a repeated report."""
+    """One value; attempt 0 is the value, later attempts are replicates. (job, token) tells a repeated report.
+
+    `spread` is the distance between the quartiles of the passes that a latency is the median of, in its unit.
+    """
 
     __tablename__ = "measurements"
     __table_args__ = (UniqueConstraint("architecture_id", "metric", "context_digest", "attempt"),)
@@ -175,6 +180,7 @@ class Measurement(Base):
     context_digest: Mapped[str] = mapped_column(ForeignKey("contexts.digest"))
     attempt: Mapped[int]
     value: Mapped[float]
+    spread: Mapped[float | None]
     seconds: Mapped[float]
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     token: Mapped[int | None]
@@ -200,7 +206,11 @@ class StudyMeasurement(Base):
 
 
 class Search(Base):
-    """One run of a designer. The lease is the controller's, fenced by `token`."""
+    """One run of a designer. The lease is the controller's, fenced by `token`.
+
+    `share` is its part of the workers' time beside other searches, and `turn` where it stands (`service.db.shares`).
+    A smaller `priority` is served before all others.
+    """
 
     __tablename__ = "searches"
     __table_args__ = (UniqueConstraint("study_id", "number"), UniqueConstraint("study_id", "name"))
@@ -216,6 +226,9 @@ class Search(Base):
     slack: Mapped[int]
     probe_share: Mapped[float]
     max_failures: Mapped[int]
+    share: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    turn: Mapped[float] = mapped_column(default=0.0, server_default="0")
     state: Mapped[str] = mapped_column(String(10), default="RUNNING", index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
     asks: Mapped[int] = mapped_column(default=0)
@@ -246,7 +259,8 @@ class Trial(Base):
     """One suggestion and what became of it.
 
     `completion` orders ends within the search, from 1. A trial that was asked for less than all objectives (proxies
-    alone) is no `evaluation`: the budget does not count it.
+    alone) is no `evaluation`: the budget does not count it. `earlier` holds the ends of a trial that was tried again
+    after it had failed: asks that came between saw those.
     """
 
     __tablename__ = "trials"
@@ -276,6 +290,7 @@ class Trial(Base):
     reused: Mapped[bool] = mapped_column(default=False, server_default=false())
     paid_s: Mapped[float] = mapped_column(default=0.0)
     completion: Mapped[int | None]
+    earlier: Mapped[list[Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     ended_at: Mapped[datetime | None]
 
@@ -316,21 +331,35 @@ class Worker(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Device(Base):
+    """What workers compute on. Latencies belong to its name; `software` is what was announced last."""
+
+    __tablename__ = "devices"
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    type: Mapped[str] = mapped_column(String(20))
+    memory_mb: Mapped[int]
+    software: Mapped[Obj]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    last_seen_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Job(Base):
     """One unit of work. It refers to what it is about; its payload is put together when it is leased.
 
-    `payload` holds what the references do not say. A smaller `priority` is served first. The job's `token` grows with
-    every lease.
+    `payload` holds what the references do not say. A smaller `priority` is served first, within it a smaller `turn`.
+    The job's `token` grows with every lease. `failure` is the class of its last failure (`service.core.failures`).
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "state", "priority", "id"), Index(None, "state", "leased_until"))
+    __table_args__ = (Index(None, "state", "priority", "turn", "id"), Index(None, "state", "leased_until"))
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     state: Mapped[str] = mapped_column(String(10), default="QUEUED")
     reason: Mapped[str] = mapped_column(Text, default="")
     priority: Mapped[int] = mapped_column(default=0)
+    turn: Mapped[float] = mapped_column(default=0.0, server_default="0")
     study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
     search_id: Mapped[int | None] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), index=True)
     trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), index=True)
@@ -342,6 +371,8 @@ class Job(Base):
     needs_evaluator: Mapped[str | None] = mapped_column(String(63))
     needs_device: Mapped[str | None] = mapped_column(String(80))
     needs_weights: Mapped[str | None] = mapped_column(String(64))
+    needs_device_type: Mapped[str | None] = mapped_column(String(20))
+    needs_memory_mb: Mapped[int | None]
     token: Mapped[int] = mapped_column(default=0)
     worker: Mapped[str | None] = mapped_column(String(63))
     lease_s: Mapped[float | None]
@@ -353,6 +384,7 @@ class Job(Base):
     progress: Mapped[Obj] = mapped_column(default=dict)
     checkpoint: Mapped[str | None] = mapped_column(String(64))
     result: Mapped[Obj | None]
+    failure: Mapped[str | None] = mapped_column(String(20))
     traceback: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     leased_at: Mapped[datetime | None]
