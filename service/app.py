@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 import uvicorn
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from service import api
@@ -19,6 +18,7 @@ from service.api.feed import Feed
 from service.api.install import TAGS
 from service.api.jobs import take_back
 from service.api.metrics import Metrics
+from service.api.together import Queue
 from service.dashboard import router as dashboard
 from service.db import keys
 from service.db.artifacts import ArtifactStore
@@ -26,7 +26,6 @@ from service.db.session import Database
 from service.listening import bind
 from service.settings import Settings
 
-LEASING_THREADS = 4
 KEEP_ALIVE_S = 75
 """Idle connections stay open so long: longer than workers pause, so that their next request finds its connection."""
 GRACE_S = 5
@@ -70,7 +69,7 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
         artifacts=ArtifactStore(settings.artifact_folder),
         feed=Feed(db, settings.poll_s),
         metrics=Metrics(),
-        leasing=CapacityLimiter(LEASING_THREADS),
+        queue=Queue(settings, db),
         keyring=Keyring(db, settings.rate),
     )
     app = FastAPI(

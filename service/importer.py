@@ -362,7 +362,7 @@ class Importer:
         with self._database.write() as s:
             if not outcome.refused:
                 one = CompleteIn(job=taken.job, token=taken.token, result=result, seconds=seconds)
-                queue.complete(s, CompleteBatch(worker=self._name, results=[one]))
+                queue.complete(s, [CompleteBatch(worker=self._name, results=[one])])
                 return
             reason = describe(outcome.out.errors, outcome.out.errors_total)[:2000]
             body = FailIn(token=taken.token, state=State.FAILED, failure="bad_file", reason=reason, seconds=seconds)

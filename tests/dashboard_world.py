@@ -140,7 +140,7 @@ class DashboardWorld:
         """Completes a job with any result."""
         done = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=1.0)
         with self.world.database.write() as s:
-            queue.complete(s, CompleteBatch(worker="cpu-1", results=[done]))
+            queue.complete(s, [CompleteBatch(worker="cpu-1", results=[done])])
 
     def file(self, digest: str) -> str:
         """Registers an artifact."""

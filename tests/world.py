@@ -123,7 +123,7 @@ class World:
 
     def lease(self, count: int = 64, worker: str = "w", lease_s: float = 60, **given: Any) -> list[Lease]:
         with self.database.write() as s:
-            return queue.lease(s, LeaseIn(worker=worker, count=count), lease_s, **given)
+            return queue.lease(s, [LeaseIn(worker=worker, count=count)], lease_s, **given)[0]
 
     def complete(
         self, leases: Sequence[Lease], measure: Measure = measured, *, worker: str = "w", device: str = CPU.name
@@ -133,7 +133,7 @@ class World:
             for each in leases
         ]
         with self.database.write() as s:
-            return queue.complete(s, CompleteBatch(worker=worker, results=results)).items
+            return queue.complete(s, [CompleteBatch(worker=worker, results=results)])[0].items
 
     def fail(self, lease: Lease, state: State = State.FAILED, failure: str = "bug", **given: Any) -> Completed:
         body = FailIn(token=lease.token, state=state, failure=failure, **{"reason": "a test", **given})

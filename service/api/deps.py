@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service.access import Keyring, Principal
 from service.api.feed import Feed
 from service.api.metrics import Metrics
+from service.api.together import Queue
 from service.core.errors import Invalid
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
@@ -28,8 +28,7 @@ LONGEST_INTEGER = 2**63 - 1
 class Services:
     """One per application; kept in ``app.state.services``.
 
-    ``leasing`` holds the threads of ``jobs:lease`` apart, so that many waiting workers never fill the pool that all
-    other handlers share.
+    ``queue`` has threads of its own, so that many waiting workers never fill the pool that all other handlers share.
     """
 
     settings: Settings
@@ -37,7 +36,7 @@ class Services:
     artifacts: ArtifactStore
     feed: Feed
     metrics: Metrics
-    leasing: CapacityLimiter
+    queue: Queue
     keyring: Keyring
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 
 from service.api.deps import (
@@ -36,7 +36,6 @@ from service.wire.jobs import (
     HeartbeatOut,
     JobKind,
     JobOut,
-    Lease,
     LeaseIn,
     LeasesOut,
 )
@@ -54,13 +53,7 @@ async def lease_jobs(body: LeaseIn, services: State, request: Request) -> Leases
     Hands out up to `count` jobs that the worker can run, waiting up to `wait_s` seconds for the first. Not repeatable:
     a lost answer leaves its jobs leased until the leases run out.
     """
-    settings = services.settings
-
-    def take() -> list[Lease]:
-        with services.database.write() as session:
-            return queue.lease(session, body, settings.lease_s, settings.latency_age_s)
-
-    leases = await poll(services, request, body.wait_s, take, bool)
+    leases = await poll(services, request, body.wait_s, lambda: services.queue.lease(body), bool)
     services.metrics.leased(len(leases))
     return LeasesOut(leases=leases)
 
@@ -76,23 +69,23 @@ async def take_back(services: Services) -> None:
             requests.forget(session)
             queue.expire(session)
 
+    threads = CapacityLimiter(1)  # its own: a pool full of slow requests holds up no lease
     while not services.feed.closing:
         try:
-            await to_thread.run_sync(expire, limiter=services.leasing)
+            await to_thread.run_sync(expire, limiter=threads)
         except Exception as error:
             log.warning("lease_expiry_failed", error=str(error))
         await asyncio.sleep(min(services.settings.lease_s / 4, LONGEST_EXPIRY_S))
 
 
 @router.post("/jobs:complete", responses=problems(404))
-def complete_jobs(body: CompleteBatch, services: State) -> CompletedBatch:
+async def complete_jobs(body: CompleteBatch, services: State) -> CompletedBatch:
     """Report results.
 
     Repeatable: a result that was accepted is accepted again. A stale token never changes the job; its measurements are
     kept as replicates.
     """
-    with services.database.write() as session:
-        answer = queue.complete(session, body)
+    answer = await services.queue.complete(body)
     services.metrics.busy(body.worker, sum(each.seconds for each in body.results))
     return answer
 

@@ -29,12 +29,13 @@ async def suggest_trials(search: Id, body: SuggestIn, services: State, request: 
     yours for `lease_s` seconds, and as long again with each report. Not repeatable: a lost answer leaves its trials
     leased until the leases run out.
     """
-
-    def take() -> SuggestOut:
-        with services.database.write() as session:
-            return own.suggest(session, search, body, services.settings.latency_age_s)
-
-    answer = await poll(services, request, body.wait_s, take, lambda found: bool(found.trials) or found.done)
+    answer = await poll(
+        services,
+        request,
+        body.wait_s,
+        lambda: services.queue.suggest((search, body)),
+        lambda found: bool(found.trials) or found.done,
+    )
     services.metrics.leased(len(answer.trials))
     return answer
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from anyio import to_thread
 from fastapi import Request
 
 from service.api.deps import Services
@@ -18,18 +17,15 @@ LOOK_AGAIN_S = 2.0
 
 
 async def poll(
-    services: Services, request: Request, wait_s: float, take: Callable[[], Answer], enough: Callable[[Answer], bool]
+    services: Services,
+    request: Request,
+    wait_s: float,
+    take: Callable[[], Awaitable[Answer]],
+    enough: Callable[[Answer], bool],
 ) -> Answer:
-    """What ``take`` answers: once ``enough``, or after ``wait_s`` seconds.
-
-    ``take`` runs in a thread of those kept for leases; between two looks there is none.
-    """
-
-    async def look() -> Answer:
-        return await to_thread.run_sync(take, limiter=services.leasing)
-
+    """What ``take`` answers: once ``enough``, or after ``wait_s`` seconds. Between two looks no thread is held."""
     if wait_s == 0:
-        return await look()
+        return await take()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     services.metrics.waiting(+1)
@@ -38,7 +34,7 @@ async def poll(
             while True:
                 # Taken before looking: a job queued between the look and the wait still wakes us.
                 called = work.current()
-                answer = await look()
+                answer = await take()
                 left = deadline - loop.time()
                 if enough(answer) or left <= 0 or services.feed.closing:
                     return answer

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, case, exists, or_, select, update
@@ -16,12 +19,10 @@ from service.db import replays as replaying
 from service.db.job_ends import end
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
-from service.db.rows import table_of
+from service.db.rows import table_of, update_all
 from service.db.tables import Job, Search, Trial, Worker, now
 from service.wire.jobs import JobKind, Lease, LeaseIn
 
-# Statements on tables: the jobs of a lease change alike, so two statements do for all, past the unit of work.
-_JOBS = table_of(Job)
 _TRIALS = table_of(Trial)
 
 
@@ -60,22 +61,6 @@ _RUNS = (
 _RUNNABLE = _waiting(_RUNS)
 _BY_WEIGHTS = _waiting(_RUNS, case((Job.needs_weights.in_(_list("weights")), 0), else_=1))
 _OF_SEARCH = _waiting((Job.search_id == bindparam("search"), Job.trial_id.is_not(None)))
-_LEASE = (
-    update(_JOBS)
-    .where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))
-    .values(
-        state=State.LEASED.value,
-        reason="",
-        token=_JOBS.c.token + 1,
-        attempts=_JOBS.c.attempts + 1,
-        worker=bindparam("to_worker"),
-        lease_s=bindparam("seconds"),
-        leased_until=bindparam("until"),
-        leased_at=bindparam("time"),
-        progress={},
-        traceback=None,
-    )
-)
 _LEASE_TRIALS = (
     update(_TRIALS).where(_TRIALS.c.id.in_(bindparam("trials", expanding=True))).values(state=State.LEASED.value)
 )
@@ -86,61 +71,107 @@ _ROUNDS = 8
 """A lease looks at most so often for more jobs when the ledger has answered those it found."""
 
 
-def lease(s: Session, body: LeaseIn, lease_s: float = LEASE_S, max_age_s: float = ledger.LATENCY_AGE_S) -> list[Lease]:
-    """Hands out at most ``body.count`` jobs that the worker can run, those of a smaller priority first.
+@dataclass(slots=True)
+class _Askers:
+    """Workers that can run the same jobs, and how many each wants; ``taken`` are theirs, in this order."""
+
+    device: str
+    waiting: Select[Job]
+    parameters: Mapping[str, Any]
+    workers: list[tuple[str, int]]
+    taken: list[Job] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs more."""
+        return sum(count for _, count in self.workers) - len(self.taken)
+
+    def shares(self) -> list[list[Job]]:
+        """Per worker its jobs: each has one before any has two."""
+        counts = [0] * len(self.workers)
+        for _ in self.taken:
+            open_ = (index for index, (_, most) in enumerate(self.workers) if counts[index] < most)
+            counts[min(open_, key=lambda index: counts[index])] += 1
+        jobs = iter(self.taken)
+        return [list(islice(jobs, count)) for count in counts]
+
+
+def lease(
+    s: Session, bodies: Sequence[LeaseIn], lease_s: float = LEASE_S, max_age_s: float = ledger.LATENCY_AGE_S
+) -> list[list[Lease]]:
+    """Hands out to each worker that asks at most ``count`` jobs that it can run, those of a smaller priority first.
 
     A trial whose metrics have all become known, on the worker's device too, ends as reused instead of being handed
     out. Raises `NotFound` for a worker that never announced itself.
     """
-    worker = workers.row(s, body.worker)
-    runs = {
-        "kinds": worker.kinds,
-        "datasets": worker.datasets,
-        "evaluators": worker.evaluators,
-        "devices": [worker.device["name"]],
-    }
-    if body.weights:
-        return _lease(s, worker, _BY_WEIGHTS, {**runs, "weights": body.weights}, body.count, lease_s, max_age_s)
-    return _lease(s, worker, _RUNNABLE, runs, body.count, lease_s, max_age_s)
+    time = now()
+    alike: dict[str, _Askers] = {}
+    places = []
+    for body in bodies:
+        worker = workers.row(s, body.worker)
+        if workers.forgotten(worker, time):
+            workers.seen(s, worker.name, time)
+        runs = {
+            "kinds": worker.kinds,
+            "datasets": worker.datasets,
+            "evaluators": worker.evaluators,
+            "devices": [worker.device["name"]],
+        }
+        if body.weights:
+            runs["weights"] = body.weights
+        waiting = _BY_WEIGHTS if body.weights else _RUNNABLE
+        askers = alike.setdefault(json.dumps(runs), _Askers(worker.device["name"], waiting, runs, []))
+        places.append((askers, len(askers.workers)))
+        askers.workers.append((worker.name, body.count))
+    leases = _lease(s, list(alike.values()), lease_s, max_age_s, time)
+    return [leases[id(askers)][place] for askers, place in places]
 
 
 def lease_of_search(
     s: Session, search_id: int, worker: Worker, count: int, lease_s: float, max_age_s: float
 ) -> list[Lease]:
     """Hands out at most ``count`` trials of one search, whatever they need: who asks for them brings it."""
-    return _lease(s, worker, _OF_SEARCH, {"search": search_id}, count, lease_s, max_age_s)
-
-
-def _lease(
-    s: Session,
-    worker: Worker,
-    waiting: Select[Job],
-    parameters: Mapping[str, Any],
-    count: int,
-    lease_s: float,
-    max_age_s: float,
-) -> list[Lease]:
     time = now()
     if workers.forgotten(worker, time):
         workers.seen(s, worker.name, time)
-    device = str(worker.device["name"])
-    taken: list[Job] = []
+    askers = _Askers(worker.device["name"], _OF_SEARCH, {"search": search_id}, [(worker.name, count)])
+    return _lease(s, [askers], lease_s, max_age_s, time)[id(askers)][0]
+
+
+def _lease(
+    s: Session, groups: Sequence[_Askers], lease_s: float, max_age_s: float, time: datetime
+) -> dict[int, list[list[Lease]]]:
+    """Per group (by identity) and worker its leases."""
     passed: set[int] = set()
     measured: dict[int, tuple[subjects.Subject, set[str]]] = {}
+    asking = list(groups)
     for _ in range(_ROUNDS):
-        others = sorted(passed | {job.id for job in taken})
-        found = s.scalars(waiting, {**parameters, "time": time, "passed": others, "count": count - len(taken)}).all()
-        if not found:
-            break
-        known = _known(s, found, device, max_age_s)
+        found: list[tuple[_Askers, Sequence[Job]]] = []
+        for each in asking:
+            given = {**each.parameters, "time": time, "passed": sorted(passed), "count": each.wanted}
+            jobs = s.scalars(each.waiting, given).all()
+            passed.update(job.id for job in jobs)
+            found.append((each, jobs))
+        known: dict[int, _Answer] = {}
+        for each, jobs in found:
+            known.update(_known(s, jobs, each.device, max_age_s))
         complete = {job for job, (subject, answer) in known.items() if set(subject.wanted) <= _given(subject, answer)}
         _reuse(s, [known[job] for job in sorted(complete)], time)
-        passed |= complete
-        taken += [job for job in found if job.id not in complete]
         measured.update({job: (known[job][0], _given(*known[job])) for job in known if job not in complete})
-        if len(taken) == count or not complete:
+        for each, jobs in found:
+            each.taken += [job for job in jobs if job.id not in complete]
+        # Who got what the ledger answered looks for more.
+        asking = [each for each, jobs in found if each.wanted and any(job.id in complete for job in jobs)]
+        if not asking:
             break
-    return _hand_out(s, taken, measured, worker.name, lease_s, time)
+    taken = [
+        (name, job)
+        for each in groups
+        for (name, _), jobs in zip(each.workers, each.shares(), strict=True)
+        for job in jobs
+    ]
+    made = _hand_out(s, taken, measured, lease_s, time)
+    return {id(each): [[made[job.id] for job in jobs if job.id in made] for jobs in each.shares()] for each in groups}
 
 
 _Answer = tuple[subjects.Subject, dict[str, ledger.Known]]
@@ -191,20 +222,35 @@ def _reuse(s: Session, reused: Sequence[_Answer], time: datetime) -> None:
 
 
 def _hand_out(
-    s: Session, taken: Sequence[Job], measured: payloads.Measured, worker: str, lease_s: float, time: datetime
-) -> list[Lease]:
+    s: Session, taken: Sequence[tuple[str, Job]], measured: payloads.Measured, lease_s: float, time: datetime
+) -> dict[int, Lease]:
+    """Job id → lease, for pairs of worker and job; without the jobs of which no payload can be made."""
     if not taken:
-        return []
-    bodies, broken = payloads.materialise_all(s, taken, measured)
-    _refuse_broken(s, [job for job in taken if job.id in broken], broken, time)
-    sound = [job for job in taken if job.id not in broken]
+        return {}
+    bodies, broken = payloads.materialise_all(s, [job for _, job in taken], measured)
+    _refuse_broken(s, [job for _, job in taken if job.id in broken], broken, time)
+    sound = [(worker, job) for worker, job in taken if job.id not in broken]
     until = time + timedelta(seconds=lease_s)
-    given = {"to_worker": worker, "seconds": lease_s, "until": until, "time": time}
-    s.execute(_LEASE, {"jobs": [job.id for job in sound], **given})
-    s.execute(_LEASE_TRIALS, {"trials": [job.trial_id for job in sound if job.trial_id is not None]})
-    announce(s, sound, State.LEASED)
-    return [
-        Lease(
+    changes = [
+        {
+            "id": job.id,
+            "state": State.LEASED.value,
+            "reason": "",
+            "token": job.token + 1,
+            "attempts": job.attempts + 1,
+            "worker": worker,
+            "lease_s": lease_s,
+            "leased_until": until,
+            "leased_at": time,
+            "progress": {},
+        }
+        for worker, job in sound
+    ]
+    update_all(s, Job, changes)
+    s.execute(_LEASE_TRIALS, {"trials": [job.trial_id for _, job in sound if job.trial_id is not None]})
+    announce(s, [job for _, job in sound], State.LEASED)
+    return {
+        job.id: Lease(
             job=job.id,
             kind=JobKind(job.kind),
             token=job.token + 1,
@@ -214,8 +260,8 @@ def _hand_out(
             payload=bodies[job.id],
             checkpoint=job.checkpoint,
         )
-        for job in sound
-    ]
+        for _, job in sound
+    }
 
 
 def _refuse_broken(s: Session, jobs: Sequence[Job], errors: Mapping[int, Exception], time: datetime) -> None:

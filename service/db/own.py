@@ -94,7 +94,7 @@ def complete(s: Session, trial_id: int, body: TrialCompleteIn) -> TrialEndOut:
     if job.kind == JobKind.REPLAY:
         result = ReplayResult(metrics=body.metrics, device=device, seconds=body.seconds)
     given = CompleteIn(job=job.id, token=body.token, result=result.model_dump(mode="json"), seconds=body.seconds)
-    return _ended(trial_id, queue.complete(s, CompleteBatch(worker=holder, results=[given])).items[0])
+    return _ended(trial_id, queue.complete(s, [CompleteBatch(worker=holder, results=[given])])[0].items[0])
 
 
 def fail(s: Session, trial_id: int, body: TrialFailIn) -> TrialEndOut:

@@ -6,7 +6,7 @@ LEASED, then ends; a lease that runs out puts it back, until its attempts are us
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, select, update
@@ -67,25 +67,28 @@ def heartbeat(s: Session, job_id: int, body: HeartbeatIn) -> HeartbeatOut:
     return HeartbeatOut(expires_at=job.leased_until, stop=job.cancelled)
 
 
-def complete(s: Session, body: CompleteBatch) -> CompletedBatch:
-    """Takes in results, each on its own. Repeating a call changes nothing and gives the same answer.
+def complete(s: Session, bodies: Sequence[CompleteBatch]) -> list[CompletedBatch]:
+    """Takes in the results of several workers, each on its own. Repeating a call changes nothing and gives the same
+    answer.
 
     A stale token changes nothing but the ledger: what was measured is kept. A result that is not what its kind asks
     for is accepted as a failure. Raises `NotFound` for a job that does not exist.
     """
-    once: dict[tuple[int, int], CompleteIn] = {}
-    for given in body.results:
-        once.setdefault((given.job, given.token), given)
+    once: dict[tuple[int, int], tuple[str, CompleteIn]] = {}
+    for body in bodies:
+        for given in body.results:
+            once.setdefault((given.job, given.token), (body.worker, given))
     found, searches = _lock(s, {job for job, _ in once})
     answers: dict[tuple[int, int], Completed] = {}
     reports: dict[JobKind, list[Report]] = {}
-    for (job_id, token), given in once.items():
+    for (job_id, token), (worker, given) in once.items():
         job = found[job_id]
         current = job.state == State.LEASED and job.token == token
         repeated = not current and job.token == token and job.result is not None
         answers[job_id, token] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
         if not repeated:
-            reports.setdefault(JobKind(job.kind), []).append(_report(job, given, body.worker, current))
+            report = Report(job, token, given.result, given.seconds, worker, current)
+            reports.setdefault(JobKind(job.kind), []).append(report)
     ended: list[Ended] = []
     time = now()
     for kind, some in reports.items():
@@ -97,7 +100,7 @@ def complete(s: Session, body: CompleteBatch) -> CompletedBatch:
     end(s, searches, ended, time)
     for each in ended:
         answers[each.job.id, each.job.token] = Completed(job=each.job.id, accepted=True, state=each.verdict.state)
-    return CompletedBatch(items=[answers[given.job, given.token] for given in body.results])
+    return [CompletedBatch(items=[answers[given.job, given.token] for given in body.results]) for body in bodies]
 
 
 def fail(s: Session, job_id: int, body: FailIn) -> Completed:
@@ -183,10 +186,6 @@ def _lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, Job], dict[int, Sea
         if each not in found:
             raise NotFound("job", each)
     return found, searches
-
-
-def _report(job: Job, given: CompleteIn, worker: str, current: bool) -> Report:
-    return Report(job, given.token, given.result, given.seconds, worker, current)
 
 
 def _after_loss(job: Job, used_up: State, reason: str, seconds: float = 0.0) -> Verdict:

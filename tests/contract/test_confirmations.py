@@ -321,7 +321,7 @@ def test_another_evaluator_measures_in_its_own_circumstances(database: Database)
         done = CompleteIn(
             job=training.job, token=training.token, result={"weights": weights, "summary": {}}, seconds=9.0
         )
-        queue.complete(s, CompleteBatch(worker="w", results=[done]))
+        queue.complete(s, [CompleteBatch(worker="w", results=[done])])
     world.study(supernet="net", evaluator=EvaluatorSpec(name="supernet"))
     search = searched(world)
     scratch = EvaluatorSpec(name="training", options={"epochs": 3})

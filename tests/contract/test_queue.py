@@ -50,7 +50,7 @@ def _expire(world: World, after: timedelta = LATER) -> int:
 def _finish(world: World, lease: Lease, result: Json, **given: Any) -> Completed:
     done = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=given.pop("seconds", 1.0))
     with world.database.write() as s:
-        return queue.complete(s, CompleteBatch(worker="w", results=[done])).items[0]
+        return queue.complete(s, [CompleteBatch(worker="w", results=[done])])[0].items[0]
 
 
 def _measurements(world: World) -> list[tuple[str, int, float]]:
@@ -153,7 +153,7 @@ def test_loaded_weights_and_priorities_come_first(world: World) -> None:
         jobs[2].needs_weights = "a" * 64
         jobs[3].priority = -1
     with world.database.write() as s:
-        leases = queue.lease(s, LeaseIn(worker="w", count=4, weights=["a" * 64]))
+        leases = queue.lease(s, [LeaseIn(worker="w", count=4, weights=["a" * 64])])[0]
     assert [lease.job for lease in leases] == [jobs[i].id for i in (3, 2, 0, 1)]
 
 
@@ -340,7 +340,7 @@ def test_a_result_that_is_none_fails_its_trial_with_a_reason(
             CompleteIn(job=lease.job, token=1, result=result, seconds=1),
             CompleteIn(job=good.job, token=1, result=evaluated({"error": 0.5}), seconds=1),
         ]
-        answers = queue.complete(s, CompleteBatch(worker="w", results=batch)).items
+        answers = queue.complete(s, [CompleteBatch(worker="w", results=batch)])[0].items
     assert [(answer.accepted, answer.state) for answer in answers] == [(True, State.FAILED), (True, State.SUCCEEDED)]
     trial = world.trials(search)[0]
     assert trial.state is State.FAILED
@@ -361,7 +361,7 @@ def test_counted_metrics_are_the_spaces_whatever_a_worker_says(world: World, sea
 def test_a_result_for_a_job_that_never_was_is_not_found(world: World, search: int) -> None:
     batch = CompleteBatch(worker="w", results=[CompleteIn(job=999, token=1, result={}, seconds=0)])
     with pytest.raises(NotFound), world.database.write() as s:
-        queue.complete(s, batch)
+        queue.complete(s, [batch])
 
 
 # ---------------------------------------------------------------------- the ledger at the lease

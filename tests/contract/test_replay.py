@@ -76,7 +76,7 @@ def replay(world: World, leases: Sequence[Lease]) -> None:
 def send(world: World, lease: Lease, result: Json) -> Completed:
     given = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=0.01)
     with world.database.write() as s:
-        return queue.complete(s, CompleteBatch(worker="r", results=[given])).items[0]
+        return queue.complete(s, [CompleteBatch(worker="r", results=[given])])[0].items[0]
 
 
 def test_a_table_is_replayed_by_a_worker_that_has_nothing(world: World) -> None:

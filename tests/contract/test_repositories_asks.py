@@ -448,7 +448,7 @@ def test_an_audit_leaves_out_what_was_fitted(fitted: tuple[World, int, Claim, in
     with world.database.write() as s:
         artifacts.register(s, "a" * 64, 3)
         result = CompleteIn(job=fit.job, token=fit.token, result={"artifact": "a" * 64, "summary": {}}, seconds=1)
-        queue.complete(s, CompleteBatch(worker="w", results=[result]))
+        queue.complete(s, [CompleteBatch(worker="w", results=[result])])
         assert predictors.get(s, predictor).state is State.SUCCEEDED
     with pytest.raises(Conflict, match="no architecture"), world.database.write() as s:
         predictors.audit(s, predictor, AuditIn(search=search))

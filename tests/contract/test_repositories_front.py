@@ -266,7 +266,7 @@ def test_an_export_is_made_once(world: World, search: int) -> None:
     assert lease.job == train.id
     trained = CompleteIn(job=lease.job, token=1, result={"weights": "a" * 64, "summary": {}}, seconds=1)
     with world.database.write() as s:
-        queue.complete(s, CompleteBatch(worker="w", results=[trained]))
+        queue.complete(s, [CompleteBatch(worker="w", results=[trained])])
     world.study(name="shared", supernet="net", evaluator=EvaluatorSpec(name="supernet"))
     key = world.trials(search)[0].key
     with world.database.write() as s:

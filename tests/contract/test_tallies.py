@@ -71,7 +71,7 @@ def test_what_was_rolled_back_is_not_remembered(world: World) -> None:
     def end(lease: Lease, *, fail: bool) -> None:
         done = CompleteIn(job=lease.job, token=lease.token, result=evaluated({"error": 0.1}), seconds=1.0)
         with world.database.write() as s:
-            queue.complete(s, CompleteBatch(worker="w", results=[done]))
+            queue.complete(s, [CompleteBatch(worker="w", results=[done])])
             # A session of the write: it sees the end that will not be.
             assert searches.page(s, 10).items[0].counts.succeeded == 1
             if fail:
