@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 from service.api import (
     artifacts,
     auth,
+    dead_letters,
     documents,
     events,
     exchange,
@@ -69,5 +70,8 @@ def _hosts(settings: Settings, own: frozenset[str]) -> frozenset[str] | None:
 
 def _routers() -> list[APIRouter]:
     # Routes are tried in this order: what workers ask for comes first. That of the document is that of `TAGS`.
-    resources = (jobs, trials, spaces, supernets, studies, exchange, searches, workers, artifacts, events, keys, health)
+    resources = (
+        *(jobs, dead_letters, trials, spaces, supernets, studies, exchange, searches, workers, artifacts, events, keys),
+        health,
+    )
     return [resource.router for resource in resources]

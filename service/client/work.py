@@ -5,31 +5,48 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable, Iterator
-from typing import final
+from datetime import datetime
+from typing import TypeVar, final
 
 from service.client.errors import JobFailed, WaitTimeout
 from service.client.http import Http
 from service.client.resources import PAGE, every, part
+from service.core.failures import Failure
 from service.core.states import OPEN, State
 from service.wire.base import Page
 from service.wire.jobs import (
+    CancelledOut,
     CompleteBatch,
     Completed,
     CompletedBatch,
     FailIn,
+    FailuresOut,
     HeartbeatIn,
     HeartbeatOut,
     JobKind,
     JobOut,
+    JobsIn,
     Lease,
     LeaseIn,
     LeasesOut,
+    RetriedOut,
     WorkerIn,
     WorkerOut,
 )
 
 _QUICKEST_LOOK_S = 0.1
 _SLOWEST_LOOK_S = 1.0
+
+_Done = TypeVar("_Done", RetriedOut, CancelledOut)
+
+
+def _batches(send: Callable[[JobsIn], _Done], body: JobsIn) -> Iterator[_Done]:
+    """The answers to one request after the other, until all jobs were looked at."""
+    following: int | None = body.after
+    while following is not None:
+        done = send(body.model_copy(update={"after": following}))
+        yield done
+        following = done.next
 
 
 @final
@@ -52,8 +69,11 @@ class Jobs:
         kind: JobKind | None = None,
         study: str | None = None,
         search: int | None = None,
+        worker: str | None = None,
+        failure: Failure | None = None,
+        dead: bool = False,
     ) -> Page[JobOut]:
-        """One page of jobs, newest first."""
+        """One page of jobs, newest first. ``dead``: those whose attempts are used up, FAILED or LOST."""
         query = {
             "page_size": size,
             "page_token": token,
@@ -61,6 +81,9 @@ class Jobs:
             "kind": kind,
             "study": study,
             "search": search,
+            "worker": worker,
+            "failure": failure,
+            "dead": dead or None,
         }
         return self._http.get(Page[JobOut], "/v1/jobs", query)
 
@@ -71,9 +94,70 @@ class Jobs:
         kind: JobKind | None = None,
         study: str | None = None,
         search: int | None = None,
+        worker: str | None = None,
+        failure: Failure | None = None,
+        dead: bool = False,
     ) -> Iterator[JobOut]:
-        """All jobs, newest first."""
-        return every(lambda token: self.page(token=token, state=state, kind=kind, study=study, search=search))
+        """All jobs, newest first, or those that pass every filter given."""
+        return every(
+            lambda token: self.page(
+                token=token,
+                state=state,
+                kind=kind,
+                study=study,
+                search=search,
+                worker=worker,
+                failure=failure,
+                dead=dead,
+            )
+        )
+
+    def failures(
+        self,
+        *,
+        kind: JobKind | None = None,
+        study: str | None = None,
+        search: int | None = None,
+        since: datetime | None = None,
+    ) -> FailuresOut:
+        """Dead letters, and jobs that wait for another try, grouped by kind, class of failure and reason.
+
+        ``since``: only failures from this time on, with its time zone.
+        """
+        query = {
+            "kind": kind,
+            "study": study,
+            "search": search,
+            "since": None if since is None else since.isoformat(),
+        }
+        return self._http.get(FailuresOut, "/v1/jobs:failures", query)
+
+    def retry(self, body: JobsIn) -> RetriedOut:
+        """Puts dead letters back into the queue, at most ``limit`` of them; `retry_all` goes on to the last."""
+        return self._http.post(RetriedOut, "/v1/jobs:retry", body)
+
+    def cancel_some(self, body: JobsIn) -> CancelledOut:
+        """Cancels jobs, at most ``limit`` of them; `cancel_all` goes on to the last."""
+        return self._http.post(CancelledOut, "/v1/jobs:cancel", body)
+
+    def retry_all(self, body: JobsIn) -> RetriedOut:
+        """Puts all dead letters back that pass the filters, batch by batch; says what became of which."""
+        parts = builtins.list(_batches(self.retry, body))
+        return RetriedOut(
+            retried=[job for part in parts for job in part.retried],
+            left_alone=[each for part in parts for each in part.left_alone],
+            next=None,
+        )
+
+    def cancel_all(self, body: JobsIn) -> CancelledOut:
+        """Cancels all open jobs that pass the filters, batch by batch; says what became of which."""
+        parts = builtins.list(_batches(self.cancel_some, body))
+        return CancelledOut(
+            cancelled=[job for part in parts for job in part.cancelled],
+            stopping=[job for part in parts for job in part.stopping],
+            left_alone=[each for part in parts for each in part.left_alone],
+            next=None,
+        )
 
     def wait(
         self, job: int, on_progress: Callable[[JobOut], None] | None = None, timeout_s: float | None = None

@@ -28,6 +28,10 @@ FAILURES = frozenset({State.INFEASIBLE, State.FAILED, State.LOST})
 """Ends that count towards `max_failures`."""
 
 
+DEAD = (State.FAILED, State.LOST)
+"""Ends of jobs whose attempts are used up, and which somebody may want to try again: dead letters."""
+
+
 class SearchState(StrEnum):
     """RUNNING and PAUSED can go on, the others are final (a budget can be extended: DONE → RUNNING)."""
 

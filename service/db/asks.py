@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, insert, select
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
 from search_spaces.space import SearchSpace
@@ -27,6 +27,15 @@ from service.wire.base import Json, Metrics
 from service.wire.jobs import JobKind
 
 __all__ = ["Claim", "Progress", "Snapshot", "change_state", "finish", "record_ask", "seen", "snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a trial had ended for somebody who saw the ends of its search up to some number."""
+
+    state: str
+    metrics: Metrics
+    paid_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
             Trial.paid_s,
             Trial.memo,
             Trial.completion,
+            Trial.earlier,
         )
         .join(Architecture, Architecture.id == Trial.architecture_id)
         .where(Trial.search_id == search_id, Trial.ask < below)
@@ -84,27 +94,25 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
     )
     rows = s.execute(query).all()
     space, objectives, constraints = spaces.load(stored), studies.objectives(study), studies.constraints(study)
-    seen = [row[10] is not None and row[10] <= completion for row in rows]
-    metrics: list[Metrics] = [row[5] if ended else {} for row, ended in zip(rows, seen, strict=True)]
+    ends = [_end_by(completion, row) for row in rows]
+    metrics: list[Metrics] = [{} if end is None else end.metrics for end in ends]
     means = [{name: said["mean"] for name, said in row[6].items()} for row in rows]
     history = History(
         numbers=np.array([row[0] for row in rows], dtype=np.int64),
         asks=np.array([row[1] for row in rows], dtype=np.int64),
         genes=architectures.unpack([row[2] for row in rows], len(space.choices)),
         fidelity=np.array([row[3] for row in rows], dtype=np.float64),
-        states=np.array(
-            [row[4] if ended else State.QUEUED.value for row, ended in zip(rows, seen, strict=True)], dtype="U10"
-        ),
+        states=np.array([State.QUEUED.value if end is None else end.state for end in ends], dtype="U10"),
         objectives=minimised(objectives, metrics),
         violations=violations(constraints, metrics),
         predicted=minimised(objectives, means),
         probe=np.array([row[7] for row in rows], dtype=bool),
-        cost_s=np.array([row[8] if ended else 0.0 for row, ended in zip(rows, seen, strict=True)], dtype=np.float64),
+        cost_s=np.array([0.0 if end is None else end.paid_s for end in ends], dtype=np.float64),
         features={},
         memo=tuple(row[9] for row in rows),
         state=state,
     )
-    pending = [row[0] for row, ended in zip(rows, seen, strict=True) if not ended]
+    pending = [row[0] for row, end in zip(rows, ends, strict=True) if end is None]
     return Snapshot(search, study, space, objectives, constraints, history, completion, pending)
 
 
@@ -182,6 +190,19 @@ def change_state(s: Session, search: Search, state: SearchState, reason: str) ->
         trial_ends.cancel_open(s, search, f"the search ended: {reason or state}")
     body = {"search": search.id, "name": search.name, "number": search.number, "state": state.value, "reason": reason}
     events.emit(s, "search.state", search.study_id, search.id, body)
+
+
+def _end_by(completion: int, trial: Row[*tuple[Any, ...]]) -> _End | None:
+    """The end that a trial had when the ends up to this number were seen; None if it was open.
+
+    A trial that is tried again had failed, without metrics, from the number of that end until it was reopened.
+    """
+    if trial.completion is not None and trial.completion <= completion:
+        return _End(trial.state, trial.metrics, trial.paid_s)
+    for end in trial.earlier or ():
+        if end["completion"] <= completion < end["reopened"]:
+            return _End(end["state"], {}, end["paid_s"])
+    return None
 
 
 # ---------------------------------------------------------------------- the parts of an ask

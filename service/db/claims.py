@@ -25,7 +25,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` all that have ended."""
+    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` the last end's number."""
 
     state: SearchState
     asks: int
@@ -88,7 +88,7 @@ def progress(s: Session, search_id: int) -> Progress:
         state=SearchState(search.state),
         asks=search.asks,
         trials=trials,
-        open=trials - search.completions,
+        open=trials - sum(tally.counts.values()),
         counted=tally.evaluated,
         failures=sum(tally.counts.get(state, 0) for state in FAILURES),
         completions=search.completions,

@@ -9,13 +9,14 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import NotFound
-from service.core.states import State
+from service.core.failures import Failure
+from service.core.states import DEAD, State
 from service.db import events
 from service.db.paging import checked_id, slice_of
 from service.db.rows import chunks
 from service.db.tables import Job, Study
 from service.wire.base import Page
-from service.wire.jobs import JobKind, JobOut
+from service.wire.jobs import JobKind, JobNeeds, JobOut
 
 PRIORITIES: Mapping[JobKind, int] = {
     # A search waits for its fits; a person waits for exports.
@@ -85,8 +86,11 @@ def page(
     kind: JobKind | None = None,
     study: str | None = None,
     search: int | None = None,
+    worker: str | None = None,
+    failure: Failure | None = None,
+    dead: bool = False,
 ) -> Page[JobOut]:
-    """Jobs, newest first; all, or those that pass every filter given."""
+    """Jobs, newest first; all, or those that pass every filter given. ``dead``: FAILED or LOST."""
     query = select(Job)
     if state is not None:
         query = query.where(Job.state == state)
@@ -96,6 +100,12 @@ def page(
         query = query.where(Job.study_id == select(Study.id).where(Study.name == study).scalar_subquery())
     if search is not None:
         query = query.where(Job.search_id == checked_id(search, "search"))
+    if worker is not None:
+        query = query.where(Job.worker == worker)
+    if failure is not None:
+        query = query.where(Job.failure == failure)
+    if dead:
+        query = query.where(Job.state.in_(DEAD))
     rows, following = slice_of(s, query, [Job.id], size, token, descending=True)
     return Page(items=views(s, [found[0] for found in rows]), next_page_token=following)
 
@@ -118,11 +128,24 @@ def views(s: Session, jobs: Sequence[Job]) -> list[JobOut]:
             kind=JobKind(job.kind),
             state=State(job.state),
             reason=job.reason,
+            failure=None if job.failure is None else Failure(job.failure),
             study=names[job.study_id] if job.study_id is not None else None,
             search=job.search_id,
             trial=job.trial_id,
+            priority=job.priority,
+            needs=JobNeeds(
+                dataset=job.needs_dataset,
+                evaluator=job.needs_evaluator,
+                device=job.needs_device,
+                device_type=job.needs_device_type,
+                memory_mb=job.needs_memory_mb,
+                weights=job.needs_weights,
+            ),
             worker=job.worker,
             attempts=job.attempts,
+            max_attempts=job.max_attempts,
+            not_before=job.not_before,
+            leased_until=job.leased_until,
             progress=job.progress,
             result=job.result,
             traceback=job.traceback,

@@ -82,6 +82,12 @@ def ended(s: Session, stored: Supernet) -> None:
     _emit(s, stored)
 
 
+def retrained(s: Session, stored: Supernet) -> None:
+    """A training that had failed is queued once more."""
+    stored.state, stored.summary = TRAINING, {}
+    _emit(s, stored)
+
+
 def _emit(s: Session, stored: Supernet) -> None:
     events.emit(s, "supernet.state", body={"supernet": stored.name, "state": stored.state or CREATED})
 

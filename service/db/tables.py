@@ -260,7 +260,8 @@ class Trial(Base):
 
     `completion` orders ends within the search, from 1. A trial that was asked for less than all objectives (proxies
     alone) is no `evaluation`: the budget does not count it. `earlier` holds the ends of a trial that was tried again
-    after it had failed: asks that came between saw those.
+    after it had failed: `completion`, `state`, `reason`, `paid_s` by then, `ended_at`, and `reopened`, a number in the
+    same order. Asks that had seen ends from `completion` on and below `reopened` saw the trial as failed.
     """
 
     __tablename__ = "trials"

@@ -1,7 +1,8 @@
 """How far searches have come, kept in memory: counts, seconds paid and hypervolumes that follow the ends of trials.
 
 The ends of a search's trials are numbered in commit order, and what has ended stays as it is: each request reads only
-what ended since the last one.
+what ended since the last one. To try a trial again takes a number too, which no trial has then: where numbers are
+missing, the search is counted anew.
 """
 
 from __future__ import annotations
@@ -86,10 +87,18 @@ def of(s: Session) -> Tallies:
 def _followed(s: Session, search: Search, study: Study, before: Tally) -> Tally:
     if search.completions <= before.seen:
         return before
+    found, ends = _counted(s, search, study, before)
+    if before.seen and ends < search.completions - before.seen:
+        found, _ = _counted(s, search, study, Tally())
+    return found
+
+
+def _counted(s: Session, search: Search, study: Study, before: Tally) -> tuple[Tally, int]:
+    """The tally with what ended since, and how many trials that were."""
     wanted = {"search": search.id, "seen": before.seen, "newest": search.completions}
     objectives = studies.objectives(study)
     counts, evaluated, front = dict(before.counts), before.evaluated, before.front
-    reused, paid_s = before.reused, before.paid_s
+    reused, paid_s, ends = before.reused, before.paid_s, 0
     for part in s.execute(_ENDED, wanted, execution_options={"yield_per": _STREAMED}).partitions():
         full: list[Metrics] = []
         for state, was_reused, paid, evaluation, fidelity, metrics in part:
@@ -99,8 +108,9 @@ def _followed(s: Session, search: Search, study: Study, before: Tally) -> Tally:
             paid_s += paid
             if evaluation and fidelity == 1.0 and state in COUNTED:
                 full.append(metrics)
+        ends += len(part)
         if full:
             values = minimised(objectives, full)[studies.within(study, full)]
             values = values if front is None else np.concatenate([front, values])
             front = values[pareto.nondominated(values, duplicates=False)]
-    return Tally(search.completions, counts, evaluated, reused, paid_s, front)
+    return Tally(search.completions, counts, evaluated, reused, paid_s, front), ends

@@ -7,9 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from service.core.failures import Failure
 from service.core.states import State
 from service.wire.base import Digest, Json, Name, Time, Wire
 from service.wire.spaces import DatasetOut
+
+JobId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Group = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
 
 class JobKind(StrEnum):
@@ -136,6 +140,17 @@ class FailIn(Wire):
     seconds: float = Field(default=0, ge=0)
 
 
+class JobNeeds(Wire):
+    """What a worker must have to be given a job; null where anything will do."""
+
+    dataset: Digest | None = Field(description="Digest of a data set.")
+    evaluator: str | None = Field(description="Name of an evaluator.")
+    device: str | None = Field(description="Name of a device: its latency is asked for.")
+    device_type: str | None = Field(description="cpu or cuda.")
+    memory_mb: int | None = Field(description="Least memory of the device, in MiB.")
+    weights: Digest | None = Field(description="Super-network that the job uses; workers that have it come first.")
+
+
 class JobOut(Wire):
     """A job as the server knows it."""
 
@@ -143,11 +158,17 @@ class JobOut(Wire):
     kind: JobKind
     state: State
     reason: str
+    failure: Failure | None = Field(description="Class of its last failure; null if it never failed.")
     study: Name | None
     search: int | None
     trial: int | None
+    priority: int = Field(description="A smaller one is served first.")
+    needs: JobNeeds = Field(description="What a worker must have to be given it.")
     worker: str | None
     attempts: int
+    max_attempts: int = Field(description="It is leased at most so often.")
+    not_before: Time | None = Field(description="Not leased before this time: it waits for another try.")
+    leased_until: Time | None = Field(description="When the lease ends unless its worker is heard of; null if none.")
     progress: Json
     result: Json | None
     traceback: str | None
@@ -156,14 +177,23 @@ class JobOut(Wire):
     ended_at: Time | None
 
 
-class EventOut(Wire):
-    """Something that happened; numbers are gapless in commit order."""
+RESET = "reset"
+"""Kind of an event that is none: it tells a reader that events were missed."""
 
-    number: int
-    kind: str
+
+class EventOut(Wire):
+    """Something that happened; numbers are gapless in commit order.
+
+    One of kind `reset` says instead that events were missed: load again what was made of earlier ones.
+    """
+
+    number: int = Field(
+        description="Go on from here after a break; of a `reset`, the number that the stream goes on from."
+    )
+    kind: str = Field(description="What happened: `trial.ended`, `search.state` ...; or `reset`.")
     study: str | None
     search: int | None
-    body: Json
+    body: Json = Field(description="Depends on the kind; of a `reset`, the numbers of the `oldest` and `newest` event.")
     created_at: Time
 
 
@@ -172,3 +202,67 @@ class ScoreOut(Wire):
 
     jobs: list[int] = Field(description="Ids of the jobs that were queued.")
     reused: int = Field(default=0, description="Architectures that needed none.")
+
+
+class JobsIn(Wire):
+    """Which jobs: those that pass every filter given. At least one must be."""
+
+    ids: list[JobId] | None = Field(default=None, min_length=1, max_length=1000, description="Only these.")
+    study: Name | None = Field(default=None, description="Only those of this study.")
+    search: int | None = Field(default=None, ge=1, description="Only those of the search with this id.")
+    kind: JobKind | None = Field(default=None, description="Only those of this kind.")
+    state: State | None = Field(default=None, description="Only those in this state.")
+    failure: Failure | None = Field(default=None, description="Only those whose last failure was of this class.")
+    worker: Name | None = Field(default=None, description="Only those that this worker has, or had last.")
+    group: Group | None = Field(default=None, description="Only those of this group of failures.")
+    after: int = Field(default=0, ge=0, description="Only jobs with larger ids: `next` of the answer before.")
+    limit: int = Field(default=500, ge=1, le=1000, description="At most so many in one transaction.")
+    dry_run: bool = Field(default=False, description="Change nothing, and answer what would be done.")
+
+
+class LeftAlone(Wire):
+    """A job that nothing was done to."""
+
+    job: int
+    reason: str = Field(description="Why not, and what would help.")
+
+
+class RetriedOut(Wire):
+    """What became of dead letters that were to be tried again."""
+
+    retried: list[int] = Field(description="Ids of the jobs that wait again, with all their attempts.")
+    left_alone: list[LeftAlone] = Field(description="Jobs that nothing was done to.")
+    next: int | None = Field(description="There may be more: pass it as `after`; null when all were looked at.")
+
+
+class CancelledOut(Wire):
+    """What became of jobs that were to be cancelled."""
+
+    cancelled: list[int] = Field(description="Ids of those that waited: they have ended.")
+    stopping: list[int] = Field(description="Ids of those at work: their workers hear of it with the next heartbeat.")
+    left_alone: list[LeftAlone] = Field(description="Jobs that nothing was done to.")
+    next: int | None = Field(description="There may be more: pass it as `after`; null when all were looked at.")
+
+
+class FailureGroup(Wire):
+    """Jobs that failed alike: of one kind, with one class of failure and, but for numbers and names, one reason."""
+
+    group: str = Field(description="Names the group, to retry or cancel it.")
+    kind: JobKind
+    failure: Failure | None = Field(description="Class of the failure; null if nobody said.")
+    reason: str = Field(description="The reason with `#` for numbers and digests and `…` for paths and workers.")
+    dead: int = Field(description="How many are dead letters.")
+    waiting: int = Field(description="How many wait for another try.")
+    first_at: Time = Field(description="The first of these failures, UTC.")
+    last_at: Time = Field(description="The last of these failures, UTC.")
+    job: int = Field(description="Id of the newest of these jobs.")
+    study: Name | None = Field(description="Study of the newest of these jobs; null if it has none.")
+    last_line: str | None = Field(description="Last line of the newest job's traceback; null if it has none.")
+
+
+class FailuresOut(Wire):
+    """Failures by reason, the largest groups first."""
+
+    groups: list[FailureGroup] = Field(description="The groups, those with most jobs first.")
+    looked_at: int = Field(description="How many failed jobs were looked at, the newest first.")
+    more: bool = Field(description="There are older ones, which were not looked at.")
