@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import final
 from urllib.parse import quote
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import compile_path
@@ -94,8 +95,8 @@ class Authenticated:
             principal = await self._principal(request)
             self._keyring.admit(principal)
             _authorise(principal, request)
-        except problems.OUTAGES as error:
-            await problems.outage(error)(scope, receive, send)
+        except SQLAlchemyError as error:
+            await problems.database_problem(error)(scope, receive, send)
         except FrontierError as error:
             await _refusal(error, request)(scope, receive, send)
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastapi import APIRouter, Response
@@ -12,10 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.deps import Db, State
 from service.api.metrics import CONTENT_TYPE
 from service.api.problems import unavailable
+from service.db.outages import outage
 from service.db.session import Database
 from service.wire.base import FieldProblem, Wire
 
 router = APIRouter(tags=["operation"])
+
+LONGEST_CHECK_S = 5.0
+# Apart from the threads of other requests: when all of those wait for the database, this must still answer.
+_CHECKERS = ThreadPoolExecutor(4, thread_name_prefix="readyz")
 
 
 class Health(Wire):
@@ -40,12 +48,15 @@ async def health() -> Health:
 
 
 @router.get("/readyz", response_model=Readiness)
-def readiness(services: State) -> Readiness | Response:
+async def readiness(services: State) -> Readiness | Response:
     """Can the process serve?
 
-    503 names what is not there: the database (reachable, with this release's schema) or the folder of artifacts.
+    503 names what is not there: the database (reachable, with this release's schema, and not refusing what is written)
+    or the folder of artifacts.
     """
-    checks = {"database": _database(services.database), "artifacts": _folder(services.settings.artifact_folder)}
+    folder = services.settings.artifact_folder
+    found = await asyncio.gather(_answer(lambda: _database(services.database)), _answer(lambda: _folder(folder)))
+    checks = dict(zip(("database", "artifacts"), found, strict=True))
     wrong = [FieldProblem(field=name, message=found) for name, found in checks.items() if found != "ok"]
     if not wrong:
         return Readiness(checks=checks)
@@ -61,11 +72,21 @@ def metrics(services: State, db: Db) -> Response:
     return Response(text, media_type=CONTENT_TYPE)
 
 
+async def _answer(check: Callable[[], str]) -> str:
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(_CHECKERS, check), LONGEST_CHECK_S)
+    except TimeoutError:
+        return f"gives no answer within {LONGEST_CHECK_S:g} s"
+
+
 def _database(db: Database) -> str:
     try:
-        return db.schema_problem() or "ok"
-    except SQLAlchemyError:
-        return "cannot be reached"
+        problem = db.schema_problem()
+    except SQLAlchemyError as error:
+        found = outage(error)
+        return "cannot be reached" if found is None else found.state
+    # A full database can be read: whether it can be written, the last write has shown. There is one every few seconds.
+    return problem or ("ok" if db.trouble is None else db.trouble.state)
 
 
 def _folder(folder: Path) -> str:

@@ -12,7 +12,9 @@ raised                              status  `Problem.type`
 `Stale`                             409     ``urn:frontier:stale``
 `StillRunning`                      409     ``urn:frontier:still-running``, with Retry-After
 `Conflict`                          409     ``urn:frontier:conflict``
-`Unavailable`, no database, full disk  503  ``urn:frontier:unavailable``, with Retry-After
+two requests collided in the database  409  ``urn:frontier:still-running``, with Retry-After
+the database's outages              503     ``urn:frontier:database-...`` by cause, with Retry-After
+`Unavailable`, full disk            503     ``urn:frontier:unavailable``, with Retry-After
 anything else                       500     ``urn:frontier:internal``, with the request id and nothing else
 ==================================  ======  ==================================================
 """
@@ -29,8 +31,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from search_spaces.plugins import UnknownPlugin
@@ -47,14 +48,13 @@ from service.core.errors import (
     Unauthorized,
     Unavailable,
 )
+from service.db.outages import collided, outage
 from service.wire.base import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 STILL_RUNNING = "urn:frontier:still-running"
 RETRY_AFTER_S = 1
-"""What a 503 asks for: a locked database is free again within a moment."""
-OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
-"""What a database raises that cannot be reached or is busy."""
+"""What is asked for where nothing is known of how long it takes."""
 
 log = structlog.get_logger("frontier.api")
 
@@ -64,11 +64,12 @@ def problem_response(
     detail: str,
     *,
     kind: str = "about:blank",
+    title: str = "",
     errors: Iterable[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem as a response."""
-    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
+    """A problem as a response. Its title is the status's phrase if none is given."""
+    title = title or (HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error")
     problem = Problem(type=kind, title=title, status=status, detail=detail, errors=list(errors))
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
 
@@ -82,8 +83,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, _space_error)
     app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(OSError, _system_error)
-    for kind in OUTAGES:
-        app.add_exception_handler(kind, _database_error)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
 
 
 async def _frontier_error(_: Request, error: Exception) -> Response:
@@ -146,14 +146,24 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _database_error(_: Request, error: Exception) -> Response:
-    return outage(error)
+    return database_problem(error)
 
 
-def outage(error: Exception) -> Response:
-    """503 for one of `OUTAGES`."""
-    # The statement and its parameters are for the log; the client needs to know that waiting helps.
-    log.warning("database_unavailable", error=str(error.__cause__ or error))
-    return unavailable("the database cannot be reached or is busy")
+def database_problem(error: Exception) -> Response:
+    """What an error of the database is to a client, who needs to know whether waiting helps; the statement and its
+    parameters are for the log."""
+    found = outage(error)
+    if found is not None:
+        log.warning("database_unavailable", cause=found.cause, error=str(error.__cause__ or error))
+        headers = {"Retry-After": str(found.retry_s)}
+        kind = f"urn:frontier:{found.cause}"
+        return problem_response(503, found.detail, kind=kind, title=found.title, headers=headers)
+    if collided(error):
+        log.info("requests_collided", error=str(error.__cause__ or error))
+        detail = "another request wrote the same at this moment, and this one wrote nothing: ask again"
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        return problem_response(409, detail, kind=STILL_RUNNING, headers=headers)
+    return internal_problem(error)
 
 
 async def _too_deep(_: Request, __: Exception) -> Response:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 from service.client.errors import ApiError, ConnectionFailed, DigestMismatch, UnexpectedAnswer
+from service.core.pauses import LONGEST_PAUSE_S, pause_s
 
-LONGEST_PAUSE_S = 10.0
-_FIRST_PAUSE_S = 0.2
+__all__ = ["LONGEST_PAUSE_S", "passing", "pause_s"]
 
 
 def passing(error: Exception) -> bool:
@@ -15,9 +13,3 @@ def passing(error: Exception) -> bool:
     if isinstance(error, ApiError):
         return error.status >= 500 or error.status == 429
     return isinstance(error, ConnectionFailed | UnexpectedAnswer | DigestMismatch)
-
-
-def pause_s(failures: int) -> float:
-    """Seconds to wait after so many failures in a row (from 1): doubling, and never the same for two clients."""
-    longest = min(_FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE_S)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing

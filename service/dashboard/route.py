@@ -10,8 +10,11 @@ from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from service.core.errors import Conflict, Forbidden, Invalid, NotFound
 from service.dashboard.rendering import VISITOR, page
+from service.db.outages import outage
 from service.db.session import Database
 from service.wire.base import MetricName, Name
 
@@ -52,6 +55,8 @@ class PageRoute(APIRoute):
                 response = await handler(request)
             except (NotFound, Invalid, Conflict, Forbidden, RequestValidationError, HTTPException) as error:
                 response = error_page(error)
+            except SQLAlchemyError as error:
+                response = _outage_page(error)
             response.headers.update(SECURITY_HEADERS)
             response.headers.setdefault("Cache-Control", "no-store")
             return response
@@ -76,6 +81,16 @@ def error_page(error: Exception) -> Response:
         case HTTPException():
             status, detail = error.status_code, error.detail
     return page("error.html", status, code=status, title=HTTPStatus(status).phrase, detail=detail)
+
+
+def _outage_page(error: SQLAlchemyError) -> Response:
+    """What is wrong with the database, if waiting helps; raises the error again if not."""
+    found = outage(error)
+    if found is None:
+        raise error
+    response = page("error.html", 503, code=503, title=found.title, detail=f"The database {found.state}.")
+    response.headers["Retry-After"] = str(found.retry_s)
+    return response
 
 
 def _invalid(error: RequestValidationError) -> tuple[int, str]:
