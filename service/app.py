@@ -18,6 +18,7 @@ from service.api.feed import Feed
 from service.api.install import TAGS
 from service.api.jobs import take_back
 from service.api.metrics import Metrics
+from service.api.retention import trim_events
 from service.api.together import Queue
 from service.dashboard import router as dashboard
 from service.db import keys
@@ -49,7 +50,8 @@ def create_app(settings: Settings, database: Database | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop_watching = services.metrics.watch(db.engine)
         reader = asyncio.create_task(services.feed.run())
-        upkeep = [asyncio.create_task(each) for each in (take_back(services), services.keyring.keep_noting())]
+        looking_after = (take_back(services), trim_events(services), services.keyring.keep_noting())
+        upkeep = [asyncio.create_task(each) for each in looking_after]
         try:
             yield
         finally:

@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     url: str = Field(default="", description="Where clients and workers find the API; from host and port if empty.")
     lease_s: float = Field(default=30.0, gt=0, description="Seconds a job's lease lasts without a heartbeat.")
     poll_s: float = Field(default=0.1, gt=0, description="Seconds between looks at the database where nothing tells.")
+    event_retention_days: float = Field(default=30.0, gt=0, description="Older events are deleted.")
+    event_retention_count: int = Field(
+        default=10_000, ge=0, description="So many of the newest events are kept, however old they are."
+    )
     latency_age_s: float = Field(default=7 * 86400.0, gt=0, description="Older latencies are measured again.")
     datasets: str = Field(
         default="digits",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import final
@@ -55,7 +55,9 @@ class Feed:
         self._database = database
         self._poll_s = poll_s
         self._ring: deque[EventOut] = deque(maxlen=RING)
-        self._newest = 0
+        self._newest = 0  # the last one that was read into memory
+        self._reached = 0  # the last one that anybody here has seen: a listener that starts may be ahead
+        self._history = 0  # how often the database was found put back to an earlier state
         self._listeners = 0
         self._closing = False
         self._poked = asyncio.Event()
@@ -84,27 +86,42 @@ class Feed:
 
     async def newest(self) -> int:
         """The number of the newest event, 0 before the first."""
-        return await self._last()
 
-    async def events(self, after: int, study: str | None) -> AsyncIterator[EventOut]:
-        """Events in order, from the one after number ``after``, until the server shuts down; of a study or all."""
+        def read() -> int:
+            with self._database.read() as session:
+                return events.last(session)
+
+        return await to_thread.run_sync(read, limiter=self._threads)
+
+    async def events(self, after: int, study: str | None) -> AsyncGenerator[EventOut, None]:
+        """Events in order, from the one after number ``after``, until the server shuts down; of a study or all.
+
+        A `RESET` among them says that some were missed, see `service.db.events.follow`. Outlives outages of the
+        database.
+        """
         with self._listening():
-            cursor = after
+            # Where a stream starts is held against the database itself: another process may be ahead of this reader.
+            cursor, history = after, -1
             while not self._closing:
                 changed = self._changed.current()
-                newest = self._newest
-                if cursor >= newest:
+                known = history == self._history
+                if known and cursor >= self._newest:
                     await changed.wait()
                     continue
-                if self._ring and self._ring[0].number <= cursor + 1:
+                found: Sequence[EventOut]
+                if known and self._ring and self._ring[0].number <= cursor + 1:
                     found = list(islice(self._ring, cursor + 1 - self._ring[0].number, None))
-                    cursor = newest
                     found = [event for event in found if study is None or event.study == study]
+                    cursor = self._newest
                 else:
-                    found = await self._after(cursor, study)
-                    cursor = found[-1].number if len(found) == CHUNK else max(newest, cursor)
-                    if found:
-                        cursor = max(cursor, found[-1].number)
+                    history = self._history
+                    try:
+                        found, cursor = await self._follow(cursor, study)
+                    except Exception as error:
+                        await self._failed(error)
+                        history = -1
+                        continue
+                    self._reached = max(self._reached, cursor)
                 for event in found:
                     yield event
 
@@ -135,28 +152,48 @@ class Feed:
                 continue
             try:
                 if not following:
-                    newest = await self._last()
-                    self._ring.clear()
-                    self._newest = newest
-                    self._changed.fire()
+                    self._jump(await self.newest())
                     following = True
-                while self._keep(await self._after(self._newest, None)):
+                while await self._read_on():
                     pass
             except Exception as error:
-                log.warning("event_reader_failed", error=str(error))
-                await asyncio.sleep(_RETRY_S)
+                await self._failed(error)
             await self._pause(self._poll_s)
 
-    def _keep(self, found: list[EventOut]) -> bool:
-        """Keeps new events and wakes listeners; whether there may be more."""
-        if not found:
-            return False
+    async def _read_on(self) -> bool:
+        """Looks once; whether there is more to read."""
+        newest, found = await self._look(self._newest)
+        if found:
+            self._keep(found)
+        elif newest < self._reached:
+            log.warning("events_went_back", newest=newest, was=self._reached)
+            self._jump(newest)
+            self._work.fire()
+        elif newest > self._newest:  # and none of them is kept any more
+            self._jump(newest)
+        return newest > self._newest
+
+    def _jump(self, newest: int) -> None:
+        """Goes on from another event than the last one read: listeners that are elsewhere read the database."""
+        self._history += newest < self._reached
+        self._ring.clear()
+        self._newest = self._reached = newest
+        self._changed.fire()
+
+    def _keep(self, found: list[EventOut]) -> None:
+        """Keeps new events and wakes listeners."""
+        if found[0].number != self._newest + 1:
+            self._ring.clear()  # it is without holes
         self._ring.extend(found)
         self._newest = found[-1].number
+        self._reached = max(self._reached, self._newest)
         self._changed.fire()
         if any(_offers_work(event) for event in found):
             self._work.fire()
-        return len(found) == CHUNK
+
+    async def _failed(self, error: Exception) -> None:
+        log.warning("event_reader_failed", error=str(error))
+        await asyncio.sleep(_RETRY_S)
 
     async def _pause(self, seconds: float | None) -> None:
         try:
@@ -166,17 +203,20 @@ class Feed:
         if not self._closing:
             self._poked.clear()
 
-    async def _last(self) -> int:
-        def read() -> int:
+    async def _look(self, number: int) -> tuple[int, list[EventOut]]:
+        """The number of the newest event, and those after ``number``: one statement while nothing happens."""
+
+        def read() -> tuple[int, list[EventOut]]:
             with self._database.read() as session:
-                return events.last(session)
+                newest = events.last(session)
+                return newest, events.after(session, number, None, CHUNK) if newest > number else []
 
         return await to_thread.run_sync(read, limiter=self._threads)
 
-    async def _after(self, number: int, study: str | None) -> list[EventOut]:
-        def read() -> list[EventOut]:
+    async def _follow(self, number: int, study: str | None) -> tuple[list[EventOut], int]:
+        def read() -> tuple[list[EventOut], int]:
             with self._database.read() as session:
-                return events.after(session, number, study, CHUNK)
+                return events.follow(session, number, study, CHUNK)
 
         return await to_thread.run_sync(read, limiter=self._threads)
 

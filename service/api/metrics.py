@@ -54,6 +54,9 @@ class Metrics:
         self._waiting = Gauge(
             "frontier_waiting_leases", "Workers in a long-poll for jobs on this process.", registry=self._registry
         )
+        self._streams = Gauge(
+            "frontier_event_streams", "Streams of events that are open on this process.", registry=self._registry
+        )
         self._leases = Counter("frontier_leases", "Jobs handed to workers by this process.", registry=self._registry)
         self._busy = Counter(
             "frontier_worker_busy_seconds",
@@ -74,6 +77,10 @@ class Metrics:
     def waiting(self, change: int) -> None:
         """A worker began (+1) or ended (-1) to wait for jobs."""
         self._waiting.inc(change)
+
+    def streaming(self, change: int) -> None:
+        """A stream of events was opened (+1) or has ended (-1)."""
+        self._streams.inc(change)
 
     def busy(self, worker: str, seconds: float) -> None:
         """A worker reported so many seconds of work."""

@@ -92,6 +92,10 @@ class Client:
 
         Never ends by itself, and goes on where it was when the connection breaks; leave the loop to stop. Raises
         `ConnectionFailed` when the server stays away.
+
+        An event of kind ``reset`` says that some were missed: they are no longer kept, or the server's database was
+        restored from a backup. Load again what you made of earlier events; those that follow are the oldest kept, up
+        to ``event.body["newest"]`` as old as what you load.
         """
         return follow(self._http, after, study)
 

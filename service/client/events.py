@@ -18,17 +18,19 @@ SILENCE_S = 45.0
 
 def follow(http: Http, after: int | None, study: str | None) -> Iterator[EventOut]:
     """Yields events for ever; see `Client.events`."""
-    last, failures = after, 0
+    last = None if after is None else str(after)
+    failures = 0
     while True:
         try:
-            # The first connection starts at `after`; later ones say what was seen last, as browsers do.
+            # Says what was seen last, as browsers do.
             headers = {"Accept": "text/event-stream"}
             if last is not None:
-                headers["Last-Event-ID"] = str(last)
+                headers["Last-Event-ID"] = last
             with http.stream("/v1/events", query={"study": study}, headers=headers, read_s=SILENCE_S) as response:
-                for event in parse(response.iter_lines()):
-                    last, failures = event.number, 0
-                    yield event
+                for number, event in parse(response.iter_lines()):
+                    last, failures = number or last, 0
+                    if event is not None:
+                        yield event
         except (ConnectionFailed, Unavailable):
             failures += 1
             if failures >= http.tries:
@@ -37,15 +39,31 @@ def follow(http: Http, after: int | None, study: str | None) -> Iterator[EventOu
         time.sleep(pause_s(failures + 1))
 
 
-def parse(lines: Iterable[str]) -> Iterator[EventOut]:
-    """The events in the lines of a stream. Comments and fields other than ``data`` are skipped: the body holds all."""
+def parse(lines: Iterable[str]) -> Iterator[tuple[str | None, EventOut | None]]:
+    """The messages in the lines of a stream: where to resume after it, if it says so, and the event, if it is one.
+
+    The first message is none: it says where the stream starts. Comments and fields other than ``id`` and ``data`` are
+    skipped: the event holds all.
+    """
     data: list[str] = []
+    number: str | None = None
     for line in lines:
-        if line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
-        elif not line and data:
-            try:
-                yield EventOut.model_validate_json("\n".join(data), extra="ignore")
-            except ValidationError as error:
-                raise UnexpectedAnswer("the stream holds an event that this client does not understand") from error
-            data.clear()
+        name, _, value = line.partition(":")
+        match name:
+            case "data":
+                data.append(value.removeprefix(" "))
+            case "id":
+                number = value.strip()
+            case "" if not line and (data or number):
+                yield number, _event("\n".join(data)) if data else None
+                data.clear()
+                number = None
+            case _:
+                pass
+
+
+def _event(text: str) -> EventOut:
+    try:
+        return EventOut.model_validate_json(text, extra="ignore")
+    except ValidationError as error:
+        raise UnexpectedAnswer("the stream holds an event that this client does not understand") from error

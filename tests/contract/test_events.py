@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, select, update
 
-from service.db import events
+from service.db import events, front, jobs, searches, studies, trials
 from service.db.session import Database
+from service.db.tables import Event, now
+from service.wire.jobs import RESET
 from tests.world import World, statements
+
+AT_ONCE = timedelta(0)
 
 
 def _numbers(database: Database, after: int = 0, limit: int = 10_000) -> list[int]:
@@ -97,7 +103,7 @@ def test_many_events_take_two_statements(database: Database) -> None:
     with statements(database) as seen, database.write() as s:
         for index in range(500):
             events.emit(s, "ask", body={"index": index})
-    told = [statement for statement in seen if not statement.startswith("BEGIN")]
+    told = [statement for statement in seen if not statement.startswith(("BEGIN", "SET LOCAL"))]
     assert len(told) == 2
     assert _numbers(database) == list(range(1, 501))
 
@@ -119,3 +125,138 @@ def test_a_trial_tells_when_it_waits_and_when_it_ends(database: Database) -> Non
         "SUCCEEDED",
         trial.metrics,
     )
+
+
+# ---------------------------------------------------------------------- old events go
+
+
+def _emit(database: Database, count: int) -> None:
+    with database.write() as s:
+        for _ in range(count):
+            events.emit(s, "ask")
+
+
+def _trim(database: Database, age: timedelta = AT_ONCE, keep: int = 0) -> int:
+    with database.write() as s:
+        return events.trim(s, age, keep)
+
+
+def test_old_events_go_and_the_newest_stay_whatever_their_age(database: Database) -> None:
+    _emit(database, 10)
+    assert _trim(database, timedelta(days=1)) == 0
+    assert _trim(database, keep=11) == 0
+    assert _trim(database, keep=4) == 6
+    assert _numbers(database) == [7, 8, 9, 10]
+    _emit(database, 1)
+    assert _numbers(database) == [7, 8, 9, 10, 11]
+    assert _trim(database) == 5
+    assert _trim(database) == 0
+    _emit(database, 1)
+    assert _numbers(database) == [12]
+
+
+def test_what_is_kept_has_no_hole_though_clocks_differ(database: Database) -> None:
+    """The fourth was written by a machine whose clock is ahead."""
+    _emit(database, 8)
+    with database.write() as s:
+        s.execute(update(Event).where(Event.number == 4).values(created_at=now() + timedelta(days=1)))
+    assert _trim(database) == 3
+    assert _trim(database) == 0
+    assert _numbers(database) == [4, 5, 6, 7, 8]
+
+
+def test_one_transaction_deletes_no_more_than_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "TRIMMED", 3)
+    _emit(database, 8)
+    assert [_trim(database, keep=1) for _ in range(4)] == [3, 3, 1, 0]
+    assert _numbers(database) == [8]
+
+
+def test_several_processes_delete_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "TRIMMED", 7)
+    processes = [Database(database_url) for _ in range(4)]
+    _emit(processes[0], 400)
+    start = threading.Barrier(4)
+
+    def trim(process: Database) -> int:
+        start.wait(timeout=30)
+        gone = 0
+        while _numbers(process, limit=1) != [391]:
+            gone += _trim(process, keep=10)
+        return gone
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(trim, processes)) == 390
+    assert _numbers(processes[0]) == list(range(391, 401))
+    for process in processes:
+        process.dispose()
+
+
+def test_nothing_that_is_shown_needs_old_events(database: Database, database_url: str) -> None:
+    world = World(database).found()
+    search = world.search().id
+    world.ask(search, world.genes(6))
+    world.complete(world.lease(5))
+    world.fail(world.lease(1)[0])
+
+    def shown(process: Database) -> list[object]:
+        with process.read() as s:
+            return [
+                front.front(s, "study"),
+                studies.page(s, 10),
+                searches.page(s, 10),
+                trials.page(s, 10, search=search),
+                jobs.page(s, 10),
+                front.measurements(s, "study", 100),
+            ]
+
+    before = shown(database)
+    while _trim(database):
+        pass
+    with database.read() as s:
+        assert s.scalars(select(func.count()).select_from(Event)).one() == 0
+    another = Database(database_url)  # has nothing in memory
+    assert shown(another) == shown(database) == before
+    world.ask(search, world.genes(3, seed=1), 1)
+    world.complete(world.lease(3))
+    assert shown(another) == shown(database) != before
+    another.dispose()
+
+
+# ---------------------------------------------------------------------- a reader that was away
+
+
+def _follow(database: Database, number: int, limit: int = 100) -> tuple[list[tuple[str, int]], int]:
+    with database.read() as s:
+        found, reached = events.follow(s, number, limit=limit)
+    return [(event.kind, event.number) for event in found], reached
+
+
+def test_a_reader_hears_that_events_it_has_not_read_are_gone(database: Database) -> None:
+    _emit(database, 10)
+    _trim(database, keep=3)
+    kept = [("ask", 8), ("ask", 9), ("ask", 10)]
+    assert _follow(database, 7) == (kept, 10)
+    assert _follow(database, 8) == (kept[1:], 10)
+    assert _follow(database, 6) == ([(RESET, 7), *kept], 10)
+    assert _follow(database, 0, 2) == ([(RESET, 7), *kept[:2]], 9)
+    with database.read() as s:
+        assert events.follow(s, 0)[0][0].body == {"oldest": 8, "newest": 10}
+
+
+def test_a_reader_from_the_future_hears_that_the_database_went_back(database: Database) -> None:
+    assert _follow(database, 5) == ([(RESET, 0)], 0)
+    _emit(database, 3)
+    assert _follow(database, 3) == ([], 3)
+    assert _follow(database, 4) == ([(RESET, 3)], 3)
+    assert _follow(database, 2**63 - 1) == ([(RESET, 3)], 3)
+
+
+def test_a_reader_hears_of_it_though_nothing_is_kept(database: Database) -> None:
+    assert _follow(database, 0) == ([], 0)
+    _emit(database, 3)
+    _trim(database)
+    assert _follow(database, 3) == ([], 3)
+    assert _follow(database, 1) == ([(RESET, 3)], 3)
+    with database.read() as s:
+        assert events.follow(s, 1)[0][0].body == {"oldest": 4, "newest": 3}

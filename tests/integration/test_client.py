@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from service.client import (
     WaitTimeout,
 )
 from service.core.states import State
-from service.db import spaces
+from service.db import events, spaces
+from service.db.session import Database
 from service.wire.jobs import CompleteBatch, CompleteIn, FailIn, HeartbeatIn, JobKind, JobOut, LeaseIn
 from service.wire.searches import SearchIn
 from service.wire.spaces import SpaceIn, SupernetIn
@@ -207,6 +209,38 @@ def test_events_go_on_where_they_were_when_the_server_comes_back(tmp_path: Path)
             rest = [next(followed) for _ in range(6)]
     numbers = first + [event.number for event in rest]
     assert numbers == list(range(1, 10))
+
+
+def test_events_from_now_on_miss_none_though_the_connection_breaks_before_the_first(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = settings_in(tmp_path, port=port)
+    with Client(f"http://127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
+        with served(settings) as running:
+            make_study(running.http)
+            with running.database.read() as session:
+                last = events.last(session)
+            first = pool.submit(next, client.events())
+            while "frontier_event_streams 1.0" not in running.http.get("/metrics").text:
+                pass
+        database = Database(settings.database)
+        with database.write() as session:
+            events.emit(session, "ask")
+        database.dispose()
+        with served(settings):
+            assert first.result(timeout=60).number == last + 1
+
+
+def test_missed_events_are_told_as_a_reset(server: Served, client: Client) -> None:
+    make_study(server.http)
+    with server.database.write() as session:
+        last = events.last(session)
+        events.trim(session, timedelta(0), 2)
+    followed = client.events(after=1)
+    reset, *kept = [next(followed) for _ in range(3)]
+    assert (reset.kind, reset.number, reset.body) == ("reset", last - 2, {"oldest": last - 1, "newest": last})
+    assert [event.number for event in kept] == [last - 1, last]
 
 
 def test_a_server_that_is_not_there_is_said_to_be_so() -> None:

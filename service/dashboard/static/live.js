@@ -61,10 +61,16 @@ function open() {
   };
   for (const kind of KINDS) {
     source.addEventListener(kind, (event) => {
-      last = Math.max(last, Number(event.lastEventId));
+      last = Number(event.lastEventId);
       changed();
     });
   }
+  // Events were missed that are no longer kept, or the database was restored: nothing on the page need be true still.
+  source.addEventListener("reset", () => {
+    leaving = true;
+    close();
+    location.reload();
+  });
 }
 
 // A session that has ended is told by the page itself: it leads to the login then.
