@@ -6,6 +6,7 @@ import importlib
 import inspect
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from service.client import Function
 from service.core.evaluators import EXTERNAL
 from service.listening import bind
 from service.logs import configure
+from service.settings import Settings
 from service.wire.jobs import JobKind
 
 # Each command imports what it runs: a worker's machine has no database driver, an API's has no torch.
@@ -40,6 +42,7 @@ def api(
     from service.cli.keys import guarded
 
     settings = settings_with(home=home, host=host, port=port, database_url=database_url)
+    _refuse_misfit(settings)
     bound = bind(settings, lambda: guarded(settings)) if listener is None else socket.socket(fileno=listener)
     configure(settings.log_level, "api")
 
@@ -55,6 +58,7 @@ def controller(home: Home = None, database_url: DatabaseUrl = None) -> None:
     from service.controller import run_controller
 
     settings = settings_with(home=home, database_url=database_url)
+    _refuse_misfit(settings)
     configure(settings.log_level, "controller")
     run_controller(settings)
 
@@ -92,6 +96,23 @@ def worker(
         run_worker(settings, name, device, wanted, None if function is None else {evaluator_name: function})
     except ValueError as error:  # a device or data set that is not there
         raise CommandError(str(error)) from error
+
+
+def _refuse_misfit(settings: Settings) -> None:
+    """Raises `Conflict` for a database with another schema than this release's, before anything is done with it.
+
+    One that cannot be reached at this moment is left to the process, which waits for it.
+    """
+    from sqlalchemy.exc import OperationalError
+
+    from service.db.session import Database
+
+    database = Database(settings.database)
+    try:
+        with suppress(OperationalError):
+            database.require_schema()
+    finally:
+        database.dispose()
 
 
 def _function(path: str) -> Function:

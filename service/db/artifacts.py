@@ -46,7 +46,7 @@ class ArtifactStore:
             place = self._place(digest)
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
         finally:
             temporary.unlink(missing_ok=True)
         return digest, size
@@ -93,7 +93,14 @@ def missing(s: Session, digests: Iterable[str]) -> set[str]:
     return wanted - set(s.scalars(select(Artifact.digest).where(Artifact.digest.in_(wanted))))
 
 
-def _sync_folder(folder: Path) -> None:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Files that were renamed into the folder stay there after a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
