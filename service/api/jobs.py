@@ -25,8 +25,9 @@ from service.api.documents import problems
 from service.api.transactions import Write, transaction
 from service.api.waiting import poll
 from service.core import states
+from service.core.failures import Failure
 from service.db import queue, requests
-from service.wire.base import Page
+from service.wire.base import Name, Page
 from service.wire.jobs import (
     CompleteBatch,
     Completed,
@@ -125,12 +126,26 @@ def list_jobs(
     kind: Annotated[JobKind | None, Query(description="Only those of this kind.")] = None,
     study: StudyFilter = None,
     search: SearchFilter = None,
+    worker: Annotated[Name | None, Query(description="Only those that this worker has, or had last.")] = None,
+    failure: Annotated[Failure | None, Query(description="Only those whose last failure was of this class.")] = None,
+    dead: Annotated[bool, Query(description="Only dead letters: FAILED or LOST.")] = False,
     page_size: PageSize = DEFAULT_PAGE,
     page_token: PageToken = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
     with db.read() as session:
-        return queue.page(session, page_size, page_token, state=state, kind=kind, study=study, search=search)
+        return queue.page(
+            session,
+            page_size,
+            page_token,
+            state=state,
+            kind=kind,
+            study=study,
+            search=search,
+            worker=worker,
+            failure=failure,
+            dead=dead,
+        )
 
 
 @router.get("/jobs/{job}", responses=problems(404))

@@ -16,6 +16,7 @@ from service.cli import (
     confirm,
     db,
     demo,
+    devices,
     exchange,
     export,
     jobs,
@@ -29,6 +30,7 @@ from service.cli import (
     studies,
     supernets,
     verify,
+    workers,
 )
 from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
@@ -62,6 +64,8 @@ searches.app.command("verify")(verify.verify)
 app.command("import")(exchange.import_measurements)
 app.command("export")(export.export)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(workers.app, name="workers")
+app.add_typer(devices.app, name="devices")
 app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.command("demo")(demo.demo)

@@ -123,6 +123,17 @@ def duration_since(time: datetime) -> str:
     return f"{duration(max((datetime.now(UTC) - time.astimezone(UTC)).total_seconds(), 0.0))} ago"
 
 
+def duration_until(time: datetime) -> str:
+    """How long it is until a time; ``now`` once it has come."""
+    left = (time.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return f"in {duration(left)}" if left > 0 else "now"
+
+
+def words(name: str) -> str:
+    """A name of the interface as people write it: ``out of memory``."""
+    return name.replace("_", " ")
+
+
 def short_key(key: str) -> str:
     """The first digits of an architecture's key: enough to tell them apart on a page."""
     return key[:8]

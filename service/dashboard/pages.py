@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.core.errors import NotFound
-from service.dashboard import data, login, views
+from service.dashboard import data, login, views, work
 from service.dashboard.rendering import asset, page
 from service.dashboard.route import Db, Metric, PageRoute, StudyName, Token
-from service.db import events, front, jobs, queue, studies, supernets, workers
+from service.db import events, front, studies, supernets
 
 STUDIES_ON_PAGE = 20
 TRIALS_ON_PAGE = 25
-JOBS_ON_PAGE = 50
 MEASUREMENTS_ON_PAGE = 200
 
 Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
+JobNumber = Annotated[int, Path(ge=1)]
 
 _pages = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -34,16 +34,19 @@ def index(db: Db, page_token: Token = None) -> Response:
 
 
 @_pages.get("/workers")
-def worker_list(db: Db) -> Response:
-    """Workers and the newest jobs."""
+def workers_and_jobs(db: Db) -> Response:
+    """The queue, its failures, what is at work, and on what."""
     with db.read() as session:
-        values: dict[str, Any] = {
-            "workers": workers.page(session, 200).items,
-            "jobs": jobs.page(session, JOBS_ON_PAGE).items,
-            "counts": queue.counts(session),
-            "after": events.last(session),
-        }
+        values = work.page_values(session)
     return page("workers.html", **values)
+
+
+@_pages.get("/jobs/{job}")
+def job_page(job: JobNumber, db: Db) -> Response:
+    """One job, with its traceback."""
+    with db.read() as session:
+        values = work.job_values(session, job)
+    return page("job.html", **values)
 
 
 @_pages.get("/studies/{study}")

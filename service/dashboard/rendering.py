@@ -61,8 +61,10 @@ def _environment() -> Environment:
             "plain": formats.plain,
             "short": formats.short_key,
             "summary": formats.config_summary,
+            "until": formats.duration_until,
             "when": formats.when,
             "whole": formats.whole,
+            "words": formats.words,
         }
     )
     environment.globals.update({"asset": asset_url, "value": formats.value})

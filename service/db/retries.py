@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from service.core.states import DEAD, OPEN, SearchState, State
@@ -174,11 +175,8 @@ def _plan_trainings(s: Session, plan: _Plan, jobs: Sequence[Job]) -> list[Supern
     ids = {job.supernet_id for job in jobs}
     query = select(Supernet).where(Supernet.id.in_(ids)).order_by(Supernet.id).with_for_update(key_share=True)
     stored = {each.id: each for each in s.scalars(query.execution_options(populate_existing=True))}
-    newest = dict(
-        s.execute(select(Job.supernet_id, func.max(Job.id)).where(Job.supernet_id.in_(ids)).group_by(Job.supernet_id))
-        .tuples()
-        .all()
-    )
+    last = select(Job.supernet_id, func.max(Job.id)).where(Job.supernet_id.in_(ids)).group_by(Job.supernet_id)
+    newest = dict(s.execute(last).all())
     again = []
     for job in jobs:
         supernet = stored[job.supernet_id or 0]
@@ -196,14 +194,15 @@ def _plan_others(s: Session, plan: _Plan, jobs: Sequence[Job]) -> None:
     """Decides about jobs that have only a result: of those that do the same, the newest is enough."""
     if not jobs:
         return
-    newer = select(Job).where(
+    columns = (Job.id, Job.kind, Job.study_id, Job.search_id, Job.architecture_id, Job.predictor_id, Job.payload)
+    newer = select(*columns).where(
         Job.id > min(job.id for job in jobs),
         Job.kind.in_({job.kind for job in jobs}),
         Job.study_id.in_({job.study_id for job in jobs}),
         Job.trial_id.is_(None),
         Job.state.in_((*OPEN, State.SUCCEEDED)),
     )
-    does = {_task(job): job.id for job in s.scalars(newer.order_by(Job.id))}
+    does = {_task(row): int(row.id) for row in s.execute(newer.order_by(Job.id))}
     for job in sorted(jobs, key=lambda each: -each.id):
         other = does.setdefault(_task(job), job.id)
         if other > job.id:
@@ -212,7 +211,7 @@ def _plan_others(s: Session, plan: _Plan, jobs: Sequence[Job]) -> None:
             plan.take([job])
 
 
-def _task(job: Job) -> tuple[object, ...]:
+def _task(job: Job | Row[*tuple[Any, ...]]) -> tuple[object, ...]:
     about = (job.kind, job.study_id, job.search_id, job.architecture_id, job.predictor_id)
     return (*about, json.dumps(job.payload, sort_keys=True))
 

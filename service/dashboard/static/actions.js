@@ -1,4 +1,4 @@
-// Buttons that ask the server for something: pausing, resuming and cancelling searches, exporting a network.
+// Buttons that ask the server for something: pausing a search, retrying and cancelling jobs, exporting a network.
 
 const notices = document.getElementById("notices");
 const LOOK_MS = 700;
@@ -25,9 +25,9 @@ async function ask(url, body) {
   return answer;
 }
 
-function notice(text) {
+function notice(text, good = false) {
   const box = document.createElement("div");
-  box.className = "notice";
+  box.className = good ? "notice good" : "notice";
   const said = document.createElement("p");
   said.textContent = text;
   const close = document.createElement("button");
@@ -38,11 +38,36 @@ function notice(text) {
   notices.append(box);
 }
 
+const jobs = (count) => (count === 1 ? "1 job" : `${count} jobs`);
+
+// What became of many jobs: how many were changed, and why the others were not.
+function tell({ retried, cancelled, stopping, left_alone: left }) {
+  if (retried?.length) notice(`Waiting again: ${jobs(retried.length)}.`, true);
+  if (cancelled?.length) notice(`Cancelled: ${jobs(cancelled.length)}.`, true);
+  if (stopping?.length) notice(`Told to stop with the next heartbeat: ${jobs(stopping.length)}.`, true);
+  const reasons = [...new Set(left.map((each) => each.reason))];
+  const more = reasons.length > 3 ? ` And ${reasons.length - 3} other reasons.` : "";
+  if (left.length) notice(`Left alone: ${jobs(left.length)}. ${reasons.slice(0, 3).join(". ")}.${more}`);
+}
+
+// Work on many jobs is done batch by batch: each answer says where the next one begins.
+async function inBatches(url, wanted) {
+  const all = {};
+  let after = 0;
+  while (after !== null) {
+    const { next, ...part } = await ask(url, { ...wanted, after });
+    for (const [name, items] of Object.entries(part)) all[name] = [...(all[name] ?? []), ...items];
+    after = next;
+  }
+  return all;
+}
+
 async function post(button) {
   if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
   button.disabled = true;
   try {
-    await ask(button.dataset.post, {});
+    if (button.dataset.body) tell(await inBatches(button.dataset.post, JSON.parse(button.dataset.body)));
+    else await ask(button.dataset.post, {});
     document.body.dispatchEvent(new CustomEvent("frontier:changed", { detail: { waitFor() {} } }));
   } catch (error) {
     notice(error.message);
