@@ -24,6 +24,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.core.errors import FrontierError, Invalid, NotFound, Stale, Stop
+from service.core.failures import Failure
 from service.core.states import State
 from service.db import ending, imports, jobs, queue
 from service.db.artifacts import ArtifactStore
@@ -289,7 +290,7 @@ class Importer:
             # The lease runs out, and somebody goes on.
             raise
         except _Interrupted:
-            self._fail(taken, State.QUEUED, "drained", "the importer was asked to end", began)
+            self._fail(taken, State.QUEUED, Failure.DRAINED, "the importer was asked to end", began)
         except Stop:
             with self._database.read() as s:
                 new = jobs.row(s, taken.job).progress.get("new", 0)
@@ -298,13 +299,14 @@ class Importer:
                 if new
                 else "cancelled before anything was written"
             )
-            self._fail(taken, State.CANCELLED, "cancelled", said, began)
+            self._fail(taken, State.CANCELLED, Failure.CANCELLED, said, began)
         except Exception as error:
             expected = isinstance(error, FrontierError)
             if not expected:
                 _log.exception("import failed", job=taken.job)
             said = error.message if isinstance(error, FrontierError) else f"{type(error).__name__}: {error}"
-            self._fail(taken, State.FAILED, "bug", said, began, None if expected else traceback.format_exc())
+            failure = Failure.INVALID if isinstance(error, Invalid | NotFound) else Failure.BUG
+            self._fail(taken, State.FAILED, failure, said, began, None if expected else traceback.format_exc())
         else:
             self._end(taken, outcome, time.monotonic() - began)
         return True
@@ -365,12 +367,13 @@ class Importer:
                 queue.complete(s, [CompleteBatch(worker=self._name, results=[one])])
                 return
             reason = describe(outcome.out.errors, outcome.out.errors_total)[:2000]
-            body = FailIn(token=taken.token, state=State.FAILED, failure="bad_file", reason=reason, seconds=seconds)
+            failure = Failure.INVALID
+            body = FailIn(token=taken.token, state=State.FAILED, failure=failure, reason=reason, seconds=seconds)
             if queue.fail(s, taken.job, body).accepted:
                 jobs.row(s, taken.job).result = result
 
     def _fail(
-        self, taken: Taken, state: State, failure: str, reason: str, began: float, trace: str | None = None
+        self, taken: Taken, state: State, failure: Failure, reason: str, began: float, trace: str | None = None
     ) -> None:
         body = FailIn(
             token=taken.token,

@@ -42,6 +42,14 @@ def upgrade() -> None:
     op.add_column("studies", sa.Column("resources", JSON, nullable=True))
     op.add_column("supernets", sa.Column("resources", JSON, nullable=True))
     op.add_column("measurements", sa.Column("spread", sa.Double(), nullable=True))
+    latencies = sa.text("substr(metric, 1, 10) = 'latency_ms'")
+    op.create_index(
+        "ix_measurements_latencies",
+        "measurements",
+        ["context_digest"],
+        postgresql_where=latencies,
+        sqlite_where=latencies,
+    )
     _register_devices()
 
 
@@ -71,6 +79,7 @@ def _register_devices() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_measurements_latencies", table_name="measurements")
     dropped = {
         "measurements": ["spread"],
         "supernets": ["resources"],

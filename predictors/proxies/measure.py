@@ -20,6 +20,8 @@ def measure(
     batches: Sequence[tuple[Tensor, Tensor]],
     names: Iterable[str],
     rng: np.random.Generator,
+    *,
+    at_once: int | None = None,
 ) -> dict[str, float | Undefined]:
     """The score of ``network`` by each proxy, or why it has none.
 
@@ -31,6 +33,7 @@ def measure(
         batches: minibatches of (images (n, c, h, w) floating point, class labels (n,) int64), at least one. Proxies
             that need one batch take the first.
         names: plug-ins of the group ``frontier.proxies``.
+        at_once: at most so many images in one pass, where a device has little memory; scores stay what they are.
         rng: seeds whatever is random in the network's forward pass; equal generators give equal scores.
 
     Raises:
@@ -50,7 +53,7 @@ def measure(
     # Forked: torch's own generators go on afterwards as if nothing had been drawn.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        signals = Signals(network, batches)
+        signals = Signals(network, batches, at_once=at_once)
         for name, proxy in proxies.items():
             try:
                 value = proxy.score(signals)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from predictors.proxies.proxy import NotDefined
+from search_spaces.networks.memory import ran_out
 
 _BUFFER_NUMBERS = 1 << 24
 """Numbers in the unfolded inputs and the gradients of one layer at a time."""
@@ -243,6 +244,8 @@ def _in_double(network: nn.Module, image: Tensor) -> object:
     try:
         return network(image)
     except RuntimeError as error:
+        if ran_out(error):
+            raise
         raise NotDefined(f"the network cannot be checked in float64: {error}") from error
 
 

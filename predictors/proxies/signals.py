@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from predictors.proxies import per_image, scaled
 from predictors.proxies.proxy import NotDefined
+from search_spaces.networks.memory import ran_out
 
 _MEMORY_BYTES = 1 << 30
 _PROBED = 2
@@ -47,13 +48,19 @@ class Flow:
 
 
 class Signals:
-    """Passes over one network and its minibatches. ``memory_bytes`` bounds what the activations of one pass take.
+    """Passes over one network and its minibatches.
 
-    Raises ValueError for batches that are no images with class labels.
+    ``memory_bytes`` bounds what the activations of one pass take, ``at_once`` its images; neither changes a signal
+    beyond rounding. Raises ValueError for batches that are no images with class labels.
     """
 
     def __init__(
-        self, network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], *, memory_bytes: int = _MEMORY_BYTES
+        self,
+        network: nn.Module,
+        batches: Sequence[tuple[Tensor, Tensor]],
+        *,
+        memory_bytes: int = _MEMORY_BYTES,
+        at_once: int | None = None,
     ) -> None:
         if not batches:
             raise ValueError("at least one batch is needed")
@@ -61,7 +68,7 @@ class Signals:
             _check_batch(images, labels)
         self.network = network
         self.batches = tuple((images.detach().float(), labels.detach()) for images, labels in batches)
-        self._memory_bytes = memory_bytes
+        self._memory_bytes, self._at_once = memory_bytes, at_once
         self._kept: dict[str, object] = {}
 
     def parameters(self) -> int:
@@ -127,7 +134,8 @@ class Signals:
         images, labels = self.batches[0]
         numbers = sum(torch.Size(call.output_shape).numel() for call in self.layer_calls())
         # The forward pass keeps about one number per output for the backward pass, and hooks keep the inputs.
-        chunk = max(1, min(len(images), self._memory_bytes // (4 * 3 * max(numbers, 1))))
+        at_once = min(len(images), self._at_once or len(images))
+        chunk = max(1, min(at_once, self._memory_bytes // (4 * 3 * max(numbers, 1))))
         probed = min(_PROBED, len(images))
         with _full_precision(images.device):
             expected = per_image.reference_signs(self._copy(torch.float64), images[:probed].double(), labels[:probed])
@@ -170,6 +178,8 @@ class Signals:
         try:
             twin = copy.deepcopy(self.network)
         except (RuntimeError, TypeError, ValueError) as error:
+            if ran_out(error):
+                raise
             raise NotDefined(f"the network cannot be copied: {error}") from error
         return twin.to(dtype)
 

@@ -8,6 +8,7 @@ from service.api import (
     artifacts,
     auth,
     dead_letters,
+    devices,
     documents,
     events,
     exchange,
@@ -39,6 +40,7 @@ TAGS = {
     "predictors": "Versions of performance predictors.",
     "jobs": "The queue of work.",
     "workers": "Who does the work, and the data sets they have.",
+    "devices": "What workers compute on: latencies belong to it.",
     "artifacts": "Files by content.",
     "events": "What happens, as it happens.",
     "keys": "Who may call, and what for.",
@@ -71,7 +73,7 @@ def _hosts(settings: Settings, own: frozenset[str]) -> frozenset[str] | None:
 def _routers() -> list[APIRouter]:
     # Routes are tried in this order: what workers ask for comes first. That of the document is that of `TAGS`.
     resources = (
-        *(jobs, dead_letters, trials, spaces, supernets, studies, exchange, searches, workers, artifacts, events, keys),
-        health,
+        *(jobs, dead_letters, trials, spaces, supernets, studies, exchange, searches, workers, devices, artifacts),
+        *(events, keys, health),
     )
     return [resource.router for resource in resources]

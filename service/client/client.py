@@ -16,7 +16,7 @@ from service.client.names import machine_name, process_name
 from service.client.optimize import Loop, choose
 from service.client.resources import Datasets, Predictors, Searches, Spaces, Studies, Supernets
 from service.client.trials import Trials
-from service.client.work import Jobs, Workers
+from service.client.work import Devices, Jobs, Workers
 from service.core.functions import Function
 from service.wire.base import Json
 from service.wire.jobs import EventOut
@@ -38,7 +38,7 @@ class Client:
 
     Attributes:
         spaces, datasets, supernets, studies, searches, trials, predictors: What is searched, and what was found.
-        jobs, workers, artifacts: The queue, who works on it, and files.
+        jobs, workers, devices, artifacts: The queue, who works on it and on what, and files.
         keys: Who may call, for those whose key has scope admin.
 
     What is safe to repeat is repeated when the connection breaks: reading, creating by name, verbs that change nothing
@@ -64,6 +64,7 @@ class Client:
         self.jobs = Jobs(self._http)
         self.studies = Studies(self._http, self.jobs.wait)
         self.workers = Workers(self._http)
+        self.devices = Devices(self._http)
         self.artifacts = Artifacts(self._http)
         self.keys = Keys(self._http)
 

@@ -18,6 +18,7 @@ from service.client.resources import Searches, Studies
 from service.client.trials import Trials
 from service.core import functions
 from service.core.errors import Infeasible, Invalid, Stop
+from service.core.failures import Failure
 from service.core.states import SearchState
 from service.wire.searches import SearchIn, SearchOut, TrialOut
 from service.wire.studies import StudyOut
@@ -212,6 +213,7 @@ class Loop:
 def failure_of(error: Exception, token: int, seconds: float) -> TrialFailIn:
     """What is told of a trial whose function raised this, or answered what is none."""
     trace: str | None = None
+    failure: Failure | None = None
     state: Literal["FAILED", "INFEASIBLE", "CANCELLED"] = "FAILED"
     match error:
         case Stop():
@@ -219,11 +221,13 @@ def failure_of(error: Exception, token: int, seconds: float) -> TrialFailIn:
         case Infeasible():
             state, reason = "INFEASIBLE", error.message
         case Invalid():
-            reason = f"{error.field}: {error.message}"
+            failure, reason = Failure.INVALID, f"{error.field}: {error.message}"
         case _:
+            # Torch's error is known by its name: a client needs no torch.
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+                failure = Failure.OUT_OF_MEMORY
             reason = f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))[-100_000:]
-    failure = "out_of_memory" if isinstance(error, MemoryError) else None
     return TrialFailIn(
         token=token, state=state, reason=reason[:2000] or state, traceback=trace, failure=failure, seconds=seconds
     )

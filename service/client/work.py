@@ -19,6 +19,7 @@ from service.wire.jobs import (
     CompleteBatch,
     Completed,
     CompletedBatch,
+    DeviceOut,
     FailIn,
     FailuresOut,
     HeartbeatIn,
@@ -206,6 +207,26 @@ class Jobs:
     def fail(self, job: int, body: FailIn) -> Completed:
         """Ends a job without a result, or hands it back. Raises `Stale` if the lease is lost."""
         return self._http.post(Completed, f"/v1/jobs/{job}:fail", body)
+
+
+@final
+class Devices:
+    """What workers compute on."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def get(self, name: str) -> DeviceOut:
+        """One device."""
+        return self._http.get(DeviceOut, f"/v1/devices/{part(name)}")
+
+    def page(self, size: int = PAGE, token: str | None = None) -> Page[DeviceOut]:
+        """One page of devices."""
+        return self._http.get(Page[DeviceOut], "/v1/devices", {"page_size": size, "page_token": token})
+
+    def list(self) -> Iterator[DeviceOut]:
+        """All devices."""
+        return every(lambda token: self.page(token=token))
 
 
 @final

@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
+from service.core.latency import departures
 from service.core.objectives import Direction
 
 
@@ -79,7 +80,8 @@ class Circumstances:
             case Scope.ANALYTIC:
                 return {}
             case Scope.DEVICE:
-                return {"device": self.device}
+                other = departures(self.options.get("latency")) if name.partition("@")[0] == "latency_ms" else {}
+                return {"device": self.device, **({"protocol": other} if other else {})}
             case Scope.INITIAL:
                 return {"dataset": self.dataset, "split": self.split, "seed": self.seed, "options": dict(self.options)}
             case Scope.TASK:

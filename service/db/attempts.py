@@ -28,6 +28,7 @@ class Row:
 
     place: Place
     value: float
+    spread: float | None
     seconds: float
     job_id: int | None
     token: int | None
@@ -86,7 +87,7 @@ def _stored(s: Session, rows: Sequence[Row]) -> tuple[dict[object, int], dict[Pl
         for architecture, name, digest, attempt, measurement, job, token in s.execute(_STORED, wanted):
             place = (architecture, name, digest)
             free[place] = max(free.get(place, 0), attempt + 1)
-            identity = Row(place, 0.0, 0.0, job, token, None).identity
+            identity = Row(place, 0.0, None, 0.0, job, token, None).identity
             if identity is not None:
                 stored[identity] = measurement
     return stored, free
@@ -100,6 +101,7 @@ def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
         "context_digest": digest,
         "attempt": attempt,
         "value": row.value,
+        "spread": row.spread,
         "seconds": row.seconds,
         "job_id": row.job_id,
         "token": row.token,

@@ -181,6 +181,7 @@ def measurements(
             key=its_key,
             metric=each.metric,
             value=each.value,
+            spread=each.spread,
             context=context,
             attempt=each.attempt,
             seconds=each.seconds,

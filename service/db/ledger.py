@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import final
 
@@ -29,7 +29,8 @@ LATENCY_AGE_S = 7 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one report says of one architecture. ``seconds`` were paid for all values together."""
+    """What one report says of one architecture. ``seconds`` were paid for all values together; ``spreads`` are of those
+    values that are medians, in their units."""
 
     architecture_id: int
     circumstances: Circumstances
@@ -39,6 +40,7 @@ class Entry:
     token: int | None = None
     worker: str | None = None
     study_id: int | None = None
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ def _rows(entry: Entry, digests: Mapping[str, str]) -> list[Row]:
         Row(
             place=(entry.architecture_id, name, digests[name]),
             value=float(value),
+            spread=entry.spreads.get(name),
             seconds=0.0 if name in analytic else share,
             job_id=entry.job_id,
             token=entry.token,

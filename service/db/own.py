@@ -11,9 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Conflict, Invalid, NotFound
+from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import SearchState, State
-from service.db import evaluators, leasing, ledger, queue, searches, subjects, trials, workers
+from service.db import devices, evaluators, leasing, ledger, queue, searches, subjects, trials, workers
 from service.db.paging import checked_id
 from service.db.tables import Job, Trial
 from service.wire.base import Json, Metrics
@@ -32,12 +33,12 @@ from service.wire.trials import (
     TrialFailIn,
 )
 
-_FAILURES: Mapping[str, str] = {
+_FAILURES: Mapping[str, Failure] = {
     # What is meant where no class of failure is given
-    "FAILED": "bug",
-    "INFEASIBLE": "infeasible",
-    "CANCELLED": "cancelled",
-    "QUEUED": "drained",
+    "FAILED": Failure.BUG,
+    "INFEASIBLE": Failure.INFEASIBLE,
+    "CANCELLED": Failure.CANCELLED,
+    "QUEUED": Failure.DRAINED,
 }
 
 
@@ -90,10 +91,13 @@ def complete(s: Session, trial_id: int, body: TrialCompleteIn) -> TrialEndOut:
     device = body.device or next((d for name in subject.wanted if (d := name.partition("@")[2])), holder)
     if job.state == State.LEASED and job.token == body.token:
         _check(s, subject, body.metrics, device)
+    if device != holder:
+        devices.ensure(s, device)
     result = EvaluateResult(metrics=body.metrics, device=device)
     if job.kind == JobKind.REPLAY:
         result = ReplayResult(metrics=body.metrics, device=device, seconds=body.seconds)
-    given = CompleteIn(job=job.id, token=body.token, result=result.model_dump(mode="json"), seconds=body.seconds)
+    said = result.model_dump(mode="json", exclude_defaults=True)
+    given = CompleteIn(job=job.id, token=body.token, result=said, seconds=body.seconds)
     return _ended(trial_id, queue.complete(s, [CompleteBatch(worker=holder, results=[given])])[0].items[0])
 
 

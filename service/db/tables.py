@@ -20,6 +20,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    text,
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -58,6 +59,8 @@ def now() -> datetime:
 Id = BigInteger().with_variant(Integer(), "sqlite")
 Body = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Obj = dict[str, Any]
+LATENCIES = text("substr(metric, 1, 10) = 'latency_ms'")
+"""The measurements that belong to a device, as the index says it that counts them."""
 
 
 class Base(DeclarativeBase):
@@ -172,7 +175,10 @@ class Measurement(Base):
     """
 
     __tablename__ = "measurements"
-    __table_args__ = (UniqueConstraint("architecture_id", "metric", "context_digest", "attempt"),)
+    __table_args__ = (
+        UniqueConstraint("architecture_id", "metric", "context_digest", "attempt"),
+        Index("ix_measurements_latencies", "context_digest", postgresql_where=LATENCIES, sqlite_where=LATENCIES),
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     architecture_id: Mapped[int] = mapped_column(ForeignKey("architectures.id"))

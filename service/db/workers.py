@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound
 from service.core.states import State
-from service.db import events
+from service.db import devices, events
+from service.db.devices import ALIVE
 from service.db.paging import slice_of
 from service.db.rows import insert_new, upsert
 from service.db.tables import Dataset, Job, Worker, now
@@ -19,17 +20,18 @@ from service.wire.base import Page
 from service.wire.jobs import WorkerIn, WorkerOut
 from service.wire.spaces import DatasetOut, Task
 
-ALIVE = timedelta(minutes=1)
-"""A worker that was heard of within this time is alive."""
-
 _SEEN_EVERY = timedelta(seconds=5)
 _LONGEST_NAME = 63
 _ANNOUNCED = Dataset.classes > 0
 
 
 def announce(s: Session, body: WorkerIn) -> WorkerOut:
-    """Stores what a worker can do, and its data sets. A second announcement replaces the first."""
+    """Stores what a worker can do, its device, and its data sets. A second announcement replaces the first.
+
+    Raises `Invalid` for a device that cannot be registered; see `devices.register`.
+    """
     time = now()
+    devices.register(s, body.device)
     said = body.model_dump(mode="json")
     known = {
         "kinds": said["kinds"],
@@ -131,6 +133,7 @@ def ensure(s: Session, name: str) -> Worker:
     device = {"name": name, "type": "external", "memory_mb": 0, "software": {}}
     known = {"kinds": [], "device": device, "datasets": [], "evaluators": [], "last_seen_at": time, "created_at": time}
     if insert_new(s, Worker, [{"name": name, **known}], Worker.name):
+        devices.ensure(s, name)
         events.emit(s, "worker.seen", body={"worker": name, "kinds": [], "device": name})
     return row(s, name)
 

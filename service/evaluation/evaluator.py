@@ -10,6 +10,7 @@ from typing import Any
 from search_spaces.space import Genes, SearchSpace
 from service.core.errors import Invalid
 from service.evaluation.datasets import Dataset, Split
+from service.evaluation.latency import Latency
 from service.evaluation.toolbox import Report, Toolbox
 
 
@@ -69,6 +70,40 @@ class Candidate:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came of measuring a candidate.
+
+    Attributes:
+        metrics: values of exactly ``candidate.metrics``.
+        latency: how the latency among them was measured.
+        batch: images at once, if the device had no memory for as many as usual.
+    """
+
+    metrics: Mapping[str, float]
+    latency: Latency | None = None
+    batch: int | None = None
+
+    @property
+    def spreads(self) -> dict[str, float]:
+        """Metric → spread in its unit, of those that are medians."""
+        if self.latency is None:
+            return {}
+        return {name: self.latency.spread_ms for name in self.metrics if name.partition("@")[0] == "latency_ms"}
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """The values for the job's progress, with what the latency rests on beside them."""
+        if self.latency is None:
+            return dict(self.metrics)
+        return {
+            **self.metrics,
+            "latency_spread_ms": self.latency.spread_ms,
+            "latency_repeats": float(self.latency.repeats),
+            "latency_rounds": float(self.latency.rounds),
+        }
+
+
 class Evaluator(ABC):
     """Measures architectures. Built once per job, from options."""
 
@@ -79,9 +114,9 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(
         self, candidate: Candidate, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None
-    ) -> dict[str, float]:
-        """Values of exactly ``candidate.metrics``. Metrics of scope TASK are equal for equal candidates.
+    ) -> Evaluation:
+        """Measures a candidate. Metrics of scope TASK are equal for equal candidates, but for rounding.
 
         ``checkpoint`` is what an earlier attempt reported last. Raises `Invalid`, `Infeasible`, `OutOfMemory`, and
-        what ``report`` raises.
+        what ``report`` raises; `service.evaluation.memory` is there for devices with little memory.
         """

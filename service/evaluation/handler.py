@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-import torch
-
+from search_spaces.networks.memory import ran_out
 from search_spaces.plugins import UnknownPlugin, load
 from search_spaces.space import InvalidArchitecture, Unsupported
 from service.core.errors import Infeasible, Invalid, OutOfMemory
+from service.core.latency import VERSION
 from service.evaluation.architectures import rows_of, space_of
-from service.evaluation.evaluator import Candidate, Evaluator
+from service.evaluation.evaluator import Candidate, Evaluation, Evaluator
 from service.evaluation.export import export
 from service.evaluation.function import call
+from service.evaluation.memory import release
 from service.evaluation.options import parse
 from service.evaluation.predicting import fit, predict
 from service.evaluation.replay import replay
@@ -26,7 +27,7 @@ from service.evaluation.supernet_training import train_supernet
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Json
 from service.wire.jobs import JobKind
-from service.wire.payloads import EvaluatePayload, EvaluateResult
+from service.wire.payloads import EvaluatePayload, EvaluateResult, LatencyOut
 
 Handler: TypeAlias = Callable[[Json, Toolbox, Report, bytes | None], Json]
 
@@ -36,7 +37,7 @@ def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes 
     asked = parse(EvaluatePayload, payload, "payload")
     function = toolbox.functions.get(asked.evaluator.name)
     if function is not None:
-        return _result(call(function, asked, report), toolbox)
+        return _result(Evaluation(call(function, asked, report)), toolbox)
     space = space_of(asked.space)
     try:
         plugin = load("evaluators", asked.evaluator.name)
@@ -56,8 +57,25 @@ def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes 
     return _result(evaluator.evaluate(candidate, toolbox, report, checkpoint), toolbox)
 
 
-def _result(metrics: dict[str, float], toolbox: Toolbox) -> Json:
-    return EvaluateResult(metrics=metrics, device=toolbox.device_name).model_dump(mode="json")
+def _result(found: Evaluation, toolbox: Toolbox) -> Json:
+    latency = found.latency
+    result = EvaluateResult(
+        metrics=dict(found.metrics),
+        device=toolbox.device_name,
+        spreads=found.spreads,
+        batch=found.batch,
+        latency=None
+        if latency is None
+        else LatencyOut(
+            protocol=VERSION,
+            passes=latency.repeats,
+            rounds=latency.rounds,
+            noise=latency.noise,
+            noisy=latency.noisy,
+            clocks=latency.clocks,
+        ),
+    )
+    return result.model_dump(mode="json", exclude_defaults=True)
 
 
 HANDLERS: Mapping[JobKind, Handler] = {
@@ -87,11 +105,14 @@ def handle(kind: JobKind, payload: Json, toolbox: Toolbox, report: Report, check
         return handler(payload, toolbox, report, checkpoint)
     except (InvalidArchitecture, Unsupported) as error:
         raise Infeasible(str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(f"out of memory on {toolbox.device_name}: {error}") from error
-    except RuntimeError as error:
-        # The CPU allocator has no error class of its own.
-        if "DefaultCPUAllocator" in str(error):
-            raise OutOfMemory(f"out of memory on {toolbox.device_name}: {error}") from error
-        raise
+    except OutOfMemory as error:
+        said = error.message
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        said = f"out of memory on {toolbox.device_name}: {str(error) or type(error).__name__}"
+    # The errors held what the pass had made: with them gone, the next job finds the memory free. Super-networks that
+    # were loaded before may be what there was no room beside.
+    toolbox.unload()
+    release()
+    raise OutOfMemory(said)

@@ -28,4 +28,5 @@ def replay(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | 
         report(wait_s - left, wait_s, "replaying")
         time.sleep(min(left, _SLICE_S))
     report(1, 1, "replayed")
-    return ReplayResult(metrics=asked.values, device=asked.device, seconds=asked.seconds).model_dump(mode="json")
+    result = ReplayResult(metrics=asked.values, device=asked.device, seconds=asked.seconds)
+    return result.model_dump(mode="json", exclude_defaults=True)

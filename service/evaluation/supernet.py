@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from service.core.errors import Invalid
-from service.evaluation.evaluator import Candidate, Evaluator
-from service.evaluation.judging import METRICS, calibrate, measure_network, progress_metrics
+from service.evaluation.evaluator import Candidate, Evaluation, Evaluator
+from service.evaluation.judging import METRICS, calibrate, measure_network
 from service.evaluation.latency import LatencyProtocol
+from service.evaluation.memory import Memory
 from service.evaluation.options import parse
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Wire
@@ -39,15 +40,16 @@ class SupernetEvaluator(Evaluator):
 
     def evaluate(
         self, candidate: Candidate, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None
-    ) -> dict[str, float]:
+    ) -> Evaluation:
         """Measures ``error``, ``loss``, ``macs``, ``params``, ``latency_ms``; fidelity is not used."""
         candidate.wanted(METRICS, toolbox.device_name)
         report(0, 2, "extracting")
         network = self.extract(candidate, toolbox)
         report(1, 2, "measuring")
-        values, latency = measure_network(network, candidate, toolbox, self.options.latency)
-        report(2, 2, "measured", progress_metrics(values, latency))
-        return values
+        memory = Memory(toolbox.device_name, lambda note: report(1, 2, note))
+        found = measure_network(network, candidate, toolbox, self.options.latency, memory)
+        report(2, 2, "measured", found.progress)
+        return found
 
     def extract(self, candidate: Candidate, toolbox: Toolbox) -> nn.Module:
         """The sub-network with recalibrated batch norm, on the device, in eval mode: what is measured and exported."""
@@ -59,7 +61,7 @@ class SupernetEvaluator(Evaluator):
             network,
             candidate.dataset.splits["train"],
             candidate.shape[-1],
-            toolbox.device,
+            toolbox,
             self.options.recalibration_images,
             candidate.seed,
         )

@@ -25,6 +25,7 @@ from service.core.errors import Infeasible, Invalid
 from service.evaluation.architectures import space_of
 from service.evaluation.datasets import Dataset
 from service.evaluation.judging import calibrate, check_outputs, judge
+from service.evaluation.memory import Memory, fixed
 from service.evaluation.options import parse
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Json
@@ -37,7 +38,8 @@ def train_supernet(payload: Json, toolbox: Toolbox, report: Report, checkpoint: 
     """Trains under ``recipe``: the fields of `search_spaces.supernets.train.Recipe`, and ``sampler``.
 
     Resumed from the checkpoint of any epoch, the weights are those of a run that was never interrupted. A checkpoint
-    that does not fit is not used. Raises `Infeasible` if training diverges.
+    that does not fit is not used. Raises `Infeasible` if training diverges, `OutOfMemory` if there is no memory for
+    the recipe's batch: a smaller one would be another recipe.
     """
     asked = parse(TrainSupernetPayload, payload, "payload")
     space = space_of(asked.space)
@@ -63,17 +65,20 @@ def train_supernet(payload: Json, toolbox: Toolbox, report: Report, checkpoint: 
 
     split = dataset.splits["train"]
     try:
-        train(supernet, split.images, split.labels, recipe, sampler=sampler, resume=resume, report=tell)
+        with fixed(toolbox.device_name, f"training with {recipe.batch_size} images at once, as the recipe says"):
+            train(supernet, split.images, split.labels, recipe, sampler=sampler, resume=resume, report=tell)
     except Diverged as error:
         raise Infeasible(f"diverged: {error}") from error
     except ValueError as error:
         raise _refused(error) from error
+    steps = recipe.epochs * (len(split) // recipe.batch_size)
+    memory = Memory(toolbox.device_name, lambda note: report(steps, steps, note))
     summary = {
         "seconds": round(time.perf_counter() - started, 3),
         "epochs": recipe.epochs,
         "resumed_at_epoch": 0 if resume is None else resume.epoch,
         "recipe": asdict(recipe),
-        **_accuracies(space, supernet, dataset, toolbox, asked.seed),
+        **_accuracies(space, supernet, dataset, toolbox, asked.seed, memory),
     }
     weights = toolbox.artifacts.put(dump_weights(supernet))
     return TrainSupernetResult(weights=weights, summary=summary).model_dump(mode="json")
@@ -117,14 +122,14 @@ def _resumable(data: bytes | None, supernet: Supernet) -> Checkpoint | None:
 
 
 def _accuracies(
-    space: SearchSpace, supernet: Supernet, dataset: Dataset, toolbox: Toolbox, seed: int
+    space: SearchSpace, supernet: Supernet, dataset: Dataset, toolbox: Toolbox, seed: int, memory: Memory
 ) -> dict[str, float]:
     """Of the smallest and the largest sub-network on the validation split, batch norm recalibrated, 0 to 1."""
     found = {}
     for name, row in zip(("accuracy_smallest", "accuracy_largest"), space.extremes(), strict=True):
         network = supernet.extract(row)
         resolution = space.input_shape(row)[-1]
-        calibrate(network, dataset.splits["train"], resolution, toolbox.device, _CALIBRATION, seed)
+        calibrate(network, dataset.splits["train"], resolution, toolbox, _CALIBRATION, seed)
         validation = dataset.splits["validation"]
-        found[name] = 1 - judge(network, validation, resolution, toolbox.device, dataset.classes).error
+        found[name] = 1 - judge(network, validation, resolution, toolbox.device, dataset.classes, memory).error
     return found

@@ -68,6 +68,10 @@ class Toolbox:
         """The same data sets, device and functions, other artifacts."""
         return Toolbox(artifacts, self.datasets, self.device, device_name=self.device_name, functions=self.functions)
 
+    def unload(self) -> None:
+        """Forgets the super-networks in memory; they are loaded again when they are needed."""
+        self._supernets.clear()
+
     @property
     def weights(self) -> list[str]:
         """Digests of the super-networks in memory."""

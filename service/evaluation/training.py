@@ -28,9 +28,10 @@ from search_spaces.supernets.checkpoint import (
 from search_spaces.supernets.images import augment, resize
 from service.core.errors import Infeasible, Invalid
 from service.evaluation.datasets import Split
-from service.evaluation.evaluator import Candidate, Evaluator
-from service.evaluation.judging import METRICS, check_outputs, judge, measure_network, progress_metrics
+from service.evaluation.evaluator import Candidate, Evaluation, Evaluator
+from service.evaluation.judging import METRICS, check_outputs, judge, measure_network
 from service.evaluation.latency import LatencyProtocol
+from service.evaluation.memory import Memory, fixed
 from service.evaluation.options import parse
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Wire
@@ -74,10 +75,11 @@ class TrainingEvaluator(Evaluator):
 
     def evaluate(
         self, candidate: Candidate, toolbox: Toolbox, report: Report, checkpoint: bytes | None = None
-    ) -> dict[str, float]:
+    ) -> Evaluation:
         """Measures ``error``, ``loss``, ``macs``, ``params``, ``latency_ms`` of the trained network.
 
-        Each epoch reports the training loss and the validation error. Raises `Infeasible` if the loss is not finite.
+        Each epoch reports the training loss and the validation error. Raises `Infeasible` if the loss is not finite,
+        `OutOfMemory` if there is no memory for the recipe's batch: a smaller one would be another recipe.
         """
         candidate.wanted(METRICS, toolbox.device_name)
         network = initialise(candidate.space.build(candidate.row), np.random.default_rng([candidate.seed, 0]))
@@ -87,29 +89,36 @@ class TrainingEvaluator(Evaluator):
         dataset, resolution = candidate.dataset, candidate.shape[-1]
         check_outputs(network, candidate.shape, toolbox.device, dataset.classes)
 
-        def after_step(done: float) -> None:
+        done = 0.0
+        memory = Memory(toolbox.device_name, lambda note: report(done, epochs, note))
+
+        def after_step(so_far: float) -> None:
+            nonlocal done
+            done = so_far
             report(done, epochs)
 
         def after_epoch(state: Checkpoint, loss: float) -> None:
-            judged = judge(network, dataset.splits["validation"], resolution, toolbox.device, dataset.classes)
+            judged = judge(network, dataset.splits["validation"], resolution, toolbox.device, dataset.classes, memory)
             metrics = {"training_loss": loss, "validation_error": judged.error}
             note = f"epoch {state.epoch}/{epochs}: loss {loss:.3f}, validation error {judged.error:.3f}"
             report(state.epoch, epochs, note, metrics, dump_checkpoint(state))
 
-        train_network(
-            network,
-            dataset.splits["train"],
-            resolution,
-            self.options,
-            epochs,
-            candidate.seed,
-            resume=resume,
-            after_step=after_step,
-            after_epoch=after_epoch,
-        )
-        values, latency = measure_network(network, candidate, toolbox, self.options.latency)
-        report(epochs, epochs, "measured", progress_metrics(values, latency))
-        return values
+        with fixed(toolbox.device_name, f"training with {self.options.batch_size} images at once, as the recipe says"):
+            train_network(
+                network,
+                dataset.splits["train"],
+                resolution,
+                self.options,
+                epochs,
+                candidate.seed,
+                resume=resume,
+                after_step=after_step,
+                after_epoch=after_epoch,
+            )
+        done = epochs
+        found = measure_network(network, candidate, toolbox, self.options.latency, memory)
+        report(epochs, epochs, "measured", found.progress)
+        return found
 
 
 def train_network(

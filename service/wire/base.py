@@ -17,6 +17,7 @@ Name: TypeAlias = Annotated[
 Digest: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(description="SHA-256 of a file, 64 hex digits.")
 ]
+DeviceName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,80}$")]
 MetricName: TypeAlias = Annotated[
     str,
     StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,62}(@[A-Za-z0-9_.:\-]{1,80})?$"),

@@ -31,8 +31,14 @@ class JobKind(StrEnum):
 class Device(Wire):
     """What a worker computes on."""
 
-    name: str = Field(description="Names the kind of device and its settings: latencies belong to it.")
-    type: str = Field(description="cpu or cuda; external for a pipeline that never announced itself.")
+    name: str = Field(
+        description="Names the kind of device and its settings: latencies belong to it. At most 80 letters, digits, "
+        "'_', '.', ':', '-'."
+    )
+    type: str = Field(
+        description="cpu or cuda, at most 20 characters; the same for every worker that has the device. external for "
+        "a pipeline that never announced itself."
+    )
     memory_mb: int = Field(ge=0, description="Memory in MiB.")
     software: Json = Field(default_factory=dict, description="Versions that matter: torch, python ...")
 
@@ -47,6 +53,15 @@ class WorkerIn(Wire):
     evaluators: list[Annotated[str, StringConstraints(min_length=1, max_length=63)]] = Field(
         default_factory=list, description="Evaluators it has: plug-ins, or functions of its own."
     )
+
+
+class DeviceOut(Device):
+    """A device as the server knows it: as it was announced last."""
+
+    created_at: Time = Field(description="When it was announced first, UTC.")
+    last_seen_at: Time = Field(description="When a worker that has it was heard of last, UTC.")
+    workers: list[Name] = Field(description="Workers that have it and were heard of within the last minute.")
+    latencies: int = Field(description="Measured latencies that belong to it, repetitions included.")
 
 
 class WorkerOut(WorkerIn):
@@ -134,7 +149,7 @@ class FailIn(Wire):
 
     token: int
     state: State = Field(description="FAILED (the work raised), INFEASIBLE or CANCELLED; QUEUED hands it back.")
-    failure: str = Field(description="Class of the failure: bug, out_of_memory, infeasible, cancelled, drained.")
+    failure: Failure = Field(description="Class of the failure: it says whether, and when, the job is tried again.")
     reason: str = Field(max_length=2000, description="One sentence for people.")
     traceback: str | None = Field(default=None, max_length=100_000)
     seconds: float = Field(default=0, ge=0)

@@ -5,7 +5,7 @@ Payloads are put together when a job is leased, from what the job refers to; the
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -31,11 +31,29 @@ class EvaluatePayload(Wire):
     seed: int
 
 
+class LatencyOut(Wire):
+    """How a latency was measured; docs/latency.md."""
+
+    protocol: int = Field(description="Version of the protocol.")
+    passes: int = Field(description="Timed passes of the round that counts.")
+    rounds: int = Field(description="Rounds that were measured; the least noisy one counts.")
+    noise: FiniteFloat = Field(description="Of that round: spread or drift, the larger, over the median.")
+    noisy: bool = Field(description="Whether the noise was above the protocol's limit in every round.")
+    clocks: Json = Field(description="Clock state before and after, as far as it could be read.")
+
+
 class EvaluateResult(Wire):
     """Values of the metrics that were asked for. Infeasible ones are reported by failing with INFEASIBLE."""
 
     metrics: Metrics
     device: str = Field(description="Name of the device that metrics of device scope belong to.")
+    spreads: dict[MetricName, Annotated[FiniteFloat, Field(ge=0)]] = Field(
+        default_factory=dict, description="Distance between the quartiles of what a metric is the median of."
+    )
+    latency: LatencyOut | None = Field(default=None, description="How the latency among them was measured.")
+    batch: int | None = Field(
+        default=None, ge=1, description="Images at once, if the device had no memory for as many as usual."
+    )
 
 
 class ReplayPayload(Wire):
@@ -133,6 +151,9 @@ class ScoreResult(Wire):
     scores: list[Metrics]
     undefined: list[dict[str, str]]
     seconds: list[float]
+    batch: int | None = Field(
+        default=None, ge=1, description="Images at once, if the device had no memory for all of the minibatch."
+    )
 
 
 class ExportPayload(Wire):

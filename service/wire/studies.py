@@ -8,7 +8,7 @@ from pydantic import Field, FiniteFloat
 
 from service.core.objectives import Direction
 from service.wire.base import Digest, Json, MetricName, Metrics, Name, Time, Wire
-from service.wire.spaces import Task
+from service.wire.spaces import Resources, Task
 
 Gene = int
 
@@ -79,6 +79,7 @@ class StudyIn(Wire):
     evaluator: EvaluatorSpec = Field(default_factory=EvaluatorSpec)
     supernet: Name | None = Field(default=None, description="The super-network whose weights are used.")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="All searches derive their randomness from it.")
+    resources: Resources = Field(default_factory=Resources, description="What its evaluations need.")
 
 
 class StudyOut(Wire):
@@ -93,6 +94,7 @@ class StudyOut(Wire):
     evaluator: EvaluatorSpec
     supernet: Name | None
     seed: int
+    resources: Resources
     searches: int = Field(description="Number of searches.")
     measurements: int = Field(description="Number of measurements linked to the study.")
     created_at: Time
@@ -110,6 +112,7 @@ class CloneIn(Wire):
     seed: int | None = Field(
         default=None, ge=0, le=2**63 - 1, description="All searches derive their randomness from it."
     )
+    resources: Resources | None = Field(default=None, description="What its evaluations need.")
 
 
 class ArchitectureRef(Wire):
@@ -168,6 +171,7 @@ class MeasurementOut(Wire):
     key: str = Field(description="The architecture's key.")
     metric: MetricName
     value: FiniteFloat
+    spread: float | None = Field(description="Distance between the quartiles of what the value is the median of.")
     context: Json = Field(description="Everything the value depends on.")
     attempt: int = Field(description="0 is the value, later ones are replicates.")
     seconds: float = Field(description="Seconds paid for it.")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, StringConstraints
+from pydantic import Field, FiniteFloat
 
+from service.core.failures import Failure
 from service.core.states import SearchState, State
-from service.wire.base import Json, MetricName, Metrics, Name, Time, Wire
+from service.wire.base import DeviceName, Json, MetricName, Metrics, Name, Time, Wire
 from service.wire.searches import PredictionOut
 
 PIPELINE = "pipeline"
 """Who takes trials, if nobody says."""
 
-DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,80}$")]
 Token = Annotated[int, Field(ge=1, description="The fence that came with the trial.")]
 
 
@@ -105,11 +105,7 @@ class TrialFailIn(Wire):
     )
     reason: str = Field(min_length=1, max_length=2000, description="One sentence for people.")
     traceback: str | None = Field(default=None, max_length=100_000, description="Traceback of the failure.")
-    failure: str | None = Field(
-        default=None,
-        max_length=63,
-        description="Class of the failure, for example out_of_memory; by default `state`'s.",
-    )
+    failure: Failure | None = Field(default=None, description="Class of the failure; by default `state`'s.")
     seconds: FiniteFloat = Field(default=0, ge=0, description="Seconds of work paid.")
 
 

@@ -11,6 +11,7 @@ import structlog
 from service.client import ApiError, Client, NotFound
 from service.client.patience import passing, pause_s
 from service.core.errors import LeaseLost
+from service.core.failures import Failure
 from service.core.states import State
 from service.evaluation.handler import handle
 from service.evaluation.toolbox import Artifacts, Toolbox
@@ -141,7 +142,7 @@ class Worker:
         except ApiError as error:
             log.error("result refused", job=lease.job, error=str(error))
             reason = f"the server refused the result: {error}"[:2000]
-            self._fail(lease, FailIn(token=lease.token, state=State.FAILED, failure="bug", reason=reason))
+            self._fail(lease, FailIn(token=lease.token, state=State.FAILED, failure=Failure.BUG, reason=reason))
         else:
             log.info("done", job=lease.job, kind=lease.kind, seconds=round(seconds, 3), accepted=answer.accepted)
 
