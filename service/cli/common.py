@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -84,7 +85,7 @@ def parse_json(text: str, option: str) -> dict[str, Any]:
     return value
 
 
-def body(kind: type[Any], **fields: Any) -> Any:
+def body(kind: type[Any], /, **fields: Any) -> Any:
     """A request's body; what cannot be one is a usage error that names the field."""
     try:
         return kind(**{name: value for name, value in fields.items() if value is not None})
@@ -107,7 +108,7 @@ def show_fields(value: BaseModel, as_json: bool, without: frozenset[str] = froze
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, field in value.model_dump(mode="json", exclude=set(without)).items():
-        table.add_row(f"[bold]{name}[/bold]", cell(field))
+        table.add_row(f"[bold]{name}[/bold]", escape(cell(field)))
     out.print(table)
 
 
@@ -118,7 +119,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         # Keys are there to be copied.
         table.add_column(name, no_wrap=name == "key", min_width=KEY_LENGTH if name == "key" else None)
     for row in rows:
-        table.add_row(*(cell(value) for value in row))
+        table.add_row(*(escape(cell(value)) for value in row))
     out.print(table)
 
 

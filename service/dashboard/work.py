@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from service.core.states import State
-from service.db import backlog, events, failures, jobs, workers
-from service.wire.base import Json
-from service.wire.jobs import WorkerOut
+from service.db import backlog, devices, events, failures, jobs, workers
 
 JOBS = 30
 """Newest jobs on the page."""
@@ -20,19 +16,7 @@ LEASES = 100
 """Newest of those at work on the page."""
 
 WORKERS = 200
-
-
-@dataclass(slots=True)
-class DeviceUse:
-    """A device that workers announced, with what is done on it."""
-
-    name: str
-    type: str
-    memory_mb: int
-    software: Json
-    workers: int = 0
-    alive: int = 0
-    jobs: list[int] = field(default_factory=list)
+DEVICES = 200
 
 
 def page_values(s: Session) -> dict[str, Any]:
@@ -46,7 +30,7 @@ def page_values(s: Session) -> dict[str, Any]:
         "more_leases": leased.next_page_token is not None,
         "device_of": {each.name: each.device.name for each in known},
         "workers": known,
-        "devices": devices(known),
+        "devices": devices.page(s, DEVICES).items,
         "jobs": jobs.page(s, JOBS).items,
         "after": events.last(s),
     }
@@ -55,17 +39,3 @@ def page_values(s: Session) -> dict[str, Any]:
 def job_values(s: Session, job_id: int) -> dict[str, Any]:
     """The values of `job.html`, or `NotFound`."""
     return {"job": jobs.get(s, job_id), "after": events.last(s)}
-
-
-def devices(known: Iterable[WorkerOut]) -> list[DeviceUse]:
-    """The workers' devices by name; those that only take trials of a search have none that could be told."""
-    found: dict[str, DeviceUse] = {}
-    for worker in known:
-        if not worker.kinds:
-            continue
-        said = worker.device
-        use = found.setdefault(said.name, DeviceUse(said.name, said.type, said.memory_mb, said.software))
-        use.workers += 1
-        use.alive += worker.alive
-        use.jobs += worker.jobs
-    return sorted(found.values(), key=lambda each: each.name)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from service.core.scopes import Scope
-from service.db import keys
+from service.core.states import State
+from service.db import events, keys
 from service.wire.keys import KeyIn
-from tests.dashboard_world import DashboardWorld, filled
+from tests.acceptance.processes import until
+from tests.dashboard_world import NASTY, DashboardWorld, filled
 from tests.serving import Served, served, settings_in
 
 if TYPE_CHECKING:
@@ -129,21 +133,100 @@ def test_a_trial_that_ends_appears_without_reloading(page: Page, world: Dashboar
     assert page.evaluate("window.untouched")
 
 
-def test_the_stream_rests_while_the_tab_is_hidden_and_catches_up(page: Page, world: DashboardWorld) -> None:
-    page.goto(STUDY)
-    _wait_for_points(page, "plot-front", 44)
-    page.get_by_text("Live", exact=True).wait_for()
-    hide = """(hidden) => {
-        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    page.evaluate(hide, True)
-    page.get_by_text("Paused", exact=True).wait_for()
+class Tab:
+    """A tab that the browser itself hides and shows: Playwright keeps every page that it opens visible."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._cdp = browser.new_browser_cdp_session()
+        self._replies: dict[int, Any] = {}
+        self._cdp.on("Target.receivedMessageFromTarget", self._received)
+        self._tabs = [self._open(url)]
+        self._session = self._cdp.send("Target.attachToTarget", {"targetId": self._tabs[0]})["sessionId"]
+        self._calls = 0
+
+    def _open(self, url: str) -> str:
+        opened: str = self._cdp.send("Target.createTarget", {"url": url})["targetId"]
+        return opened
+
+    def _received(self, event: dict[str, Any]) -> None:
+        reply = json.loads(event["message"])
+        if "id" in reply:
+            self._replies[reply["id"]] = reply
+
+    def hide(self) -> None:
+        """Puts another tab before it."""
+        self._tabs.append(self._open("about:blank"))
+
+    def show(self) -> None:
+        self._cdp.send("Target.activateTarget", {"targetId": self._tabs[0]})
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression; None while the page is loading."""
+        self._calls += 1
+        call = {
+            "id": self._calls,
+            "method": "Runtime.evaluate",
+            "params": {"expression": expression, "returnByValue": True},
+        }
+        self._cdp.send("Target.sendMessageToTarget", {"sessionId": self._session, "message": json.dumps(call)})
+        reply = until(
+            "the tab's answer", lambda: self._cdp.send("Browser.getVersion") and self._replies.get(call["id"])
+        )
+        return reply.get("result", {}).get("result", {}).get("value")
+
+    def close(self) -> None:
+        for tab in self._tabs:
+            self._cdp.send("Target.closeTarget", {"targetId": tab})
+        self._cdp.detach()
+
+
+@pytest.fixture
+def tab(browser: Browser, server: Served, world: DashboardWorld) -> Iterator[Tab]:
+    """The study's page with its plot drawn and its stream open."""
+    opened = Tab(browser, f"{server.url}{STUDY}")
+    _shows(opened, 44)
+    _streams(server, 1)
+    opened.evaluate("window.untouched = true")
+    yield opened
+    opened.close()
+
+
+def _shows(tab: Tab, points: int) -> None:
+    count = "document.getElementById('plot-front').data.slice(0, 2).reduce((s, t) => s + t.x.length, 0)"
+    until(f"{points} points", lambda: tab.evaluate(count) == points)
+
+
+def _streams(server: Served, count: int) -> None:
+    until(f"{count} streams", lambda: f"frontier_event_streams {count}.0" in server.http.get("/metrics").text)
+
+
+def test_the_stream_is_closed_while_the_tab_is_hidden_and_resumed_after_it(
+    tab: Tab, server: Served, world: DashboardWorld
+) -> None:
+    with server.database.read() as s:
+        last = events.last(s)
+    tab.hide()
+    _streams(server, 0)
+    assert tab.evaluate("document.getElementById('live').textContent") == "Paused"
+    assert world.finish() == 2
+    tab.show()
+    _streams(server, 1)
+    _shows(tab, 46)
+    asked = "performance.getEntriesByType('resource').map(e => e.name).filter(n => n.includes('/v1/events')).at(-1)"
+    assert until("the stream's request", lambda: tab.evaluate(asked)).endswith(f"after={last}")
+    assert tab.evaluate("window.untouched"), "the page was loaded again"
+
+
+def test_a_tab_that_was_hidden_for_too_long_is_loaded_again(tab: Tab, server: Served, world: DashboardWorld) -> None:
+    tab.hide()
+    _streams(server, 0)
     world.finish()
-    page.wait_for_timeout(1500)
-    assert sum(len(each["x"]) for each in _series(page, "plot-front")[:2]) == 44
-    page.evaluate(hide, False)
-    _wait_for_points(page, "plot-front", 46)
+    with server.database.write() as s:
+        events.trim(s, timedelta(0), 0)
+    tab.show()
+    until("the page anew", lambda: tab.evaluate("document.readyState === 'complete' && !window.untouched"))
+    _shows(tab, 46)
+    _streams(server, 1)
 
 
 def test_older_trials_are_loaded_below(page: Page, world: DashboardWorld) -> None:
@@ -164,6 +247,58 @@ def test_a_search_is_paused_from_the_page(page: Page, world: DashboardWorld) -> 
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel guided").click()
     page.locator("#searches .pill.cancelled").wait_for()
+
+
+def test_failures_are_grouped_and_their_buttons_work(page: Page, server: Served, world: DashboardWorld) -> None:
+    """Jobs fail: they appear without reloading, are tried again and cancelled by their group's buttons."""
+    search = world.start("failing")
+    world.ask(search, 6, seed=5)
+    page.goto("/workers")
+    page.get_by_text("Live", exact=True).wait_for()
+    page.evaluate("window.untouched = true")
+    failing = world.world.lease(64, worker="cpu-1")[-6:]
+    for lease in failing[:4]:
+        reason = f"job {lease.job}: layer {lease.job} has no weights"
+        trace = f"Traceback (most recent call last):\n  File x\nValueError: no weights {NASTY}"
+        world.world.fail(lease, failure="invalid", reason=reason, traceback=trace)
+    group = page.locator("tr[id^=group-]", has_text="job #: layer # has no weights")
+    group.wait_for()
+    assert [text.strip() for text in group.locator("td.num").all_inner_texts()][:2] == ["4", "0"]
+    assert "ValueError: no weights" in group.inner_text()
+    page.locator(f"#lease-{failing[5].job}").wait_for()
+
+    # At the width of a small laptop nothing is cut off and nothing scrolls sideways.
+    page.set_viewport_size({"width": 1280, "height": 900})
+    wide = "() => [...document.querySelectorAll('html, .scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert page.evaluate(wide) == 0
+
+    # By keyboard: the question is answered with yes.
+    page.on("dialog", lambda dialog: dialog.accept())
+    group.get_by_role("button", name="Retry").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("Waiting again: 4 jobs.").wait_for()
+    group.wait_for(state="detached")
+    states = [server.http.get(f"/v1/jobs/{lease.job}").json()["state"] for lease in failing[:4]]
+    assert states == ["QUEUED"] * 4
+
+    page.get_by_role("button", name=f"Cancel job {failing[0].job}", exact=True).click()
+    page.get_by_text("Cancelled: 1 job.").wait_for()
+    page.locator(f"#job-{failing[0].job} .pill.cancelled").wait_for()
+    page.locator(f"#lease-{failing[5].job}").get_by_role("button", name="Cancel").click()
+    page.get_by_text("Told to stop with the next heartbeat: 1 job.").wait_for()
+    assert world.world.fail(failing[5], State.CANCELLED, "cancelled").state is State.CANCELLED
+    page.locator(f"#lease-{failing[5].job}").wait_for(state="detached")
+    assert page.evaluate("window.untouched")
+
+    # The page of one job, with what was raised.
+    again = next(each for each in world.world.lease(64, worker="cpu-1") if each.job == failing[1].job)
+    world.world.fail(again, failure="invalid", reason="no weights", traceback=f"ValueError: {NASTY}")
+    page.goto(f"/jobs/{again.job}")
+    assert page.locator("pre").inner_text() == f"ValueError: {NASTY}"
+    page.get_by_role("button", name=f"Retry job {again.job}").click()
+    page.locator("h1 .pill.queued").wait_for()
+    page.get_by_role("button", name=f"Cancel job {again.job}").click()
+    page.locator("h1 .pill.cancelled").wait_for()
 
 
 def test_an_architecture_has_its_diagram(page: Page, world: DashboardWorld) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -45,7 +46,16 @@ def _client(database: Database, folder: Path, address: str = "127.0.0.1") -> Tes
 def _pages(world: DashboardWorld) -> list[str]:
     key = world.keys()[0]
     parts = [f"{STUDY}/parts/{part}" for part in ("facts", "searches", "front", "audit", "confirmations")]
-    return ["/", "/workers", STUDY, f"{STUDY}/trials", f"{STUDY}/architectures/{key}", "/studies/none", *parts]
+    return [
+        "/",
+        "/workers",
+        "/jobs/1",
+        STUDY,
+        f"{STUDY}/trials",
+        f"{STUDY}/architectures/{key}",
+        "/studies/none",
+        *parts,
+    ]
 
 
 class _Elements(HTMLParser):
@@ -177,6 +187,8 @@ def test_an_architecture_has_a_diagram_values_with_units_and_its_measurements(
         (f"{STUDY}?x=unknown", 422, "is not measured in this study"),
         (f"{STUDY}?metric=macs", 422, "is not predicted in this study"),
         (f"{STUDY}/trials?page_token=nonsense", 422, "page_token"),
+        ("/jobs/99999", 404, "There is no job named “99999”"),
+        ("/jobs/0", 404, "cannot be the name of a job"),
         ("/static/../pages.py", 404, ""),
         ("/static/none.js", 404, "There is no file"),
     ],
@@ -327,3 +339,34 @@ def test_axes_never_coincide_and_follow_the_objectives(world: DashboardWorld) ->
     assert views.axes(study, "error", None) == ("error", "macs")
     assert views.axes(study, None, "macs")[0] != "macs"
     assert views.predictable(study) == ["error"]
+
+
+def test_failures_stand_with_their_reason_and_what_can_be_done(tmp_path: Path) -> None:
+    database = Database(settings_in(tmp_path).database)
+    made = DashboardWorld.in_database(database)
+    made.ask(made.start("first"), 5)
+    client = _client(database, tmp_path)
+    text = client.get("/workers").text
+    for part in ("Nothing has failed for good", "No job is in the hands of a worker"):
+        assert part in text
+    held, *leases = made.world.lease(4, worker="cpu-1")
+    for lease in leases:
+        reason, trace = f"job {lease.job}: {NASTY}", f"Traceback\nKeyError: {NASTY}"
+        made.world.fail(lease, failure="invalid", reason=reason, traceback=trace)
+    elements = _Elements(text := client.get("/workers").text)
+    assert NASTY not in text
+    (group,) = [str(each["id"]) for each in elements.named("tr") if str(each.get("id")).startswith("group-")]
+    buttons = {each["aria-label"]: each for each in elements.named("button") if "data-post" in each}
+    (many,) = [each for label, each in buttons.items() if str(label).startswith("Retry evaluate jobs")]
+    assert many["data-post"] == "/v1/jobs:retry"
+    assert json.loads(str(many["data-body"])) == {"group": group.removeprefix("group-")}
+    assert str(many["data-confirm"]).startswith("Try 3 evaluate jobs: job #")
+    assert json.loads(str(buttons[f"Cancel job {held.job}"]["data-body"])) == {"ids": [held.job]}
+    one = client.get(f"/jobs/{leases[0].job}").text
+    assert "KeyError" in one
+    assert NASTY not in one
+    done = client.post("/v1/jobs:retry", json=json.loads(str(many["data-body"])))
+    assert done.json()["retried"] == [lease.job for lease in leases]
+    assert "Nothing has failed for good" in client.get("/workers").text
+    assert client.post("/v1/jobs:retry", json={}).json()["errors"][0]["field"] == "filter"
+    database.dispose()

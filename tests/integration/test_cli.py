@@ -175,7 +175,7 @@ def test_dead_letters_are_shown_tried_again_and_cancelled(server: Served, run: R
     assert run("jobs", "list", "--search", str(search), "--failure", "bug", "--json").json == []
     assert "ValueError: [bold] no such layer" in run("jobs", "show", str(ids[0])).out
     shown = run("jobs", "failures", "--study", "study")
-    assert re.search(r"evaluate +\w+ +3 +0 .* job # asks for layer # +ValueError", shown.out), shown.out
+    assert re.search(r"evaluate +\S+ +3 +0 .* job # asks for layer # +ValueError: \[bold\]", shown.out), shown.out
     (group,) = run("jobs", "failures", "--json").json["groups"]
     assert run("jobs", "failures", "--since", "2999-01-01", "--json").json["groups"] == []
 
