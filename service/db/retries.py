@@ -16,7 +16,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from service.core.states import DEAD, OPEN, SearchState, State
-from service.db import asks, claims, failures, supernets, trial_ends
+from service.db import asks, claims, failures, shares, supernets, trial_ends
 from service.db.job_ends import end
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
@@ -228,6 +228,8 @@ def _put_back(s: Session, plan: _Plan, of_supernets: Sequence[Supernet]) -> None
             _fence(plan.searches[predictor.search_id])
     for supernet in of_supernets:
         supernets.retrained(s, supernet)
+    # Before they wait: where they had stood once is not where the queue is now.
+    _line_up(s, plan.searches, [job for job in chosen if job.trial_id is not None])
     for job in chosen:
         job.state, job.reason, job.failure, job.result = State.QUEUED, "", None, None
         job.attempts, job.not_before, job.cancelled, job.ended_at = 0, None, False, None
@@ -235,6 +237,16 @@ def _put_back(s: Session, plan: _Plan, of_supernets: Sequence[Supernet]) -> None
         job.token += 1
     s.flush()
     announce(s, chosen)
+
+
+def _line_up(s: Session, searches: dict[int, Search], jobs: Sequence[Job]) -> None:
+    """Trials that are tried again come behind those that their search has asked for, as if it asked now."""
+    of_search: dict[int, list[Job]] = {}
+    for job in jobs:
+        of_search.setdefault(job.search_id or 0, []).append(job)
+    for search_id, some in of_search.items():
+        for job, turn in zip(some, shares.turns(s, searches[search_id], len(some)), strict=True):
+            job.turn = turn
 
 
 def _reopen(s: Session, searches: dict[int, Search], trials: Sequence[Trial]) -> None:

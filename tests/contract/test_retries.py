@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.controller import Controller
+from service.controller import Stepper
 from service.core.errors import Invalid, NotFound, Stale
 from service.core.failures import Failure
 from service.core.reasons import pattern
 from service.core.states import DEAD, SearchState, State
-from service.db import asks, confirmations, failures, jobs, predictors, queue, retries, searches, supernets, tables
+from service.db import (
+    asks,
+    backlog,
+    confirmations,
+    failures,
+    jobs,
+    predictors,
+    queue,
+    retries,
+    searches,
+    supernets,
+    tables,
+)
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
 from service.search.designer import FitRequest
@@ -23,7 +35,7 @@ from service.wire.confirmations import ConfirmIn
 from service.wire.jobs import CancelledOut, FailuresOut, JobKind, JobOut, JobsIn, Lease, RetriedOut
 from service.wire.searches import SearchOut
 from service.wire.spaces import SupernetIn, Task
-from tests.world import World
+from tests.world import World, advance
 
 
 @pytest.fixture
@@ -82,11 +94,11 @@ def test_a_search_is_verified_after_its_failures_were_tried_again(
 ) -> None:
     """Trials fail, are tried again at any moment, some twice; every ask still finds what it had seen."""
     rng = np.random.default_rng([slack, seed])
-    controller = Controller(world.database, ArtifactStore(tmp_path), "c", lease_s=30, poll_s=0)
+    stepper = Stepper(world.database, ArtifactStore(tmp_path))
     search = world.search(designer="evolution", budget=24, batch=4, slack=slack, max_failures=50).id
     reopened, failed = 0, 0
     for _ in range(400):
-        wrote = controller.pass_once()
+        wrote = advance(world.database, stepper)
         leases = world.lease(int(rng.integers(1, 5)))
         for lease in leases:
             if rng.random() < 0.35 and failed < 30:
@@ -101,7 +113,7 @@ def test_a_search_is_verified_after_its_failures_were_tried_again(
     done = got(world, search)
     assert (done.state, done.counts.succeeded) == (SearchState.DONE, 24)
     assert reopened >= 3
-    stored, wrong = controller.verify(search)
+    stored, wrong = stepper.verify(search)
     assert stored > 4
     assert wrong == []
     # What is shown is what a count of all trials gives, here and in another process.
@@ -125,7 +137,7 @@ def test_asks_see_a_trial_as_it_was_at_their_moment(world: World) -> None:
     claim = world.claim(search)
     world.ask(search, world.genes(1, seed=6), 2, claim)  # saw it open
     world.complete(others)
-    world.complete(world.lease(1))
+    world.complete([each for each in world.lease() if each.job == first.job])
     world.ask(search, world.genes(1, seed=7), 3, claim)  # saw it succeed
     with world.database.read() as s:
         seen = [asks.snapshot(s, search, number) for number in range(4)]
@@ -189,12 +201,12 @@ def test_a_lost_trial_waits_again(world: World) -> None:
 
 
 def test_a_search_that_failed_runs_again_when_enough_is_tried_again(world: World, tmp_path: Path) -> None:
-    controller = Controller(world.database, ArtifactStore(tmp_path), "c", lease_s=30, poll_s=0)
+    stepper = Stepper(world.database, ArtifactStore(tmp_path))
     search = world.search(budget=8, batch=4, max_failures=1).id
-    controller.pass_once()
+    advance(world.database, stepper)
     leases = world.lease(4)
     kill(world, leases[:3])
-    assert controller.pass_once()
+    assert advance(world.database, stepper)
     assert got(world, search).state is SearchState.FAILED
     assert world.lease(4) == []
     dead = [each.job for each in leases[:3]]
@@ -207,10 +219,10 @@ def test_a_search_that_failed_runs_again_when_enough_is_tried_again(world: World
     world.fail(leases[3], State.CANCELLED, Failure.CANCELLED)
     while leases := world.lease():
         world.complete(leases)
-        controller.pass_once()
+        advance(world.database, stepper)
     done = got(world, search)
     assert (done.state, done.counts.succeeded, done.counts.failed) == (SearchState.DONE, 8, 1)
-    assert controller.verify(search)[1] == []
+    assert stepper.verify(search)[1] == []
 
 
 @pytest.mark.parametrize(("verb", "said"), [("cancel", "is CANCELLED: its trials are not"), (None, "extend it first")])
@@ -341,7 +353,7 @@ def test_filters_batches_and_what_is_only_looked_at(world: World) -> None:
     one, two = world.search().id, world.search().id
     world.ask(one, world.genes(5))
     world.ask(two, world.genes(2, seed=3))
-    leases = world.lease(7)
+    leases = sorted(world.lease(7), key=lambda lease: lease.job)
     kill(world, leases[:5], "first reason 5")
     kill(world, leases[5:], "second reason")
     ids = [each.job for each in leases]
@@ -420,6 +432,43 @@ def test_failures_fall_together_by_reason(world: World) -> None:
         groups(world, study="nowhere")
 
 
+def test_what_waits_for_another_try_is_told_apart_and_can_be_cancelled(world: World) -> None:
+    search = world.search().id
+    world.ask(search, world.genes(3))
+    first, second, third = world.lease(3)
+    for each in (first, second):
+        assert world.fail(each, failure=Failure.BUG, reason=f"job {each.job} broke").state is State.QUEUED
+    kill(world, [third])
+    waiting = next(each for each in groups(world).groups if each.failure is Failure.BUG)
+    assert (waiting.dead, waiting.waiting, waiting.reason) == (0, 2, "job # broke")
+    (kind,) = _backlog(world)
+    assert (kind.kind, kind.ready, kind.later, kind.count(State.FAILED)) == (JobKind.EVALUATE, 0, 2, 1)
+    assert kind.next_at is not None
+    assert retry(world, group=waiting.group).retried == []
+    assert "it is QUEUED" in reasons(retry(world, ids=[first.job]))[first.job]
+    assert cancel(world, group=waiting.group).cancelled == [first.job, second.job]
+    assert world.states(search) == ["CANCELLED", "CANCELLED", "FAILED"]
+
+
+def _backlog(world: World) -> list[backlog.Backlog]:
+    with world.database.read() as s:
+        return backlog.by_kind(s)
+
+
+def test_trials_that_are_tried_again_wait_for_their_turn(world: World) -> None:
+    one, two = world.search().id, world.search().id
+    world.ask(one, world.genes(2))
+    dead = world.lease(2)
+    kill(world, dead)
+    world.ask(two, world.genes(6, seed=3))
+    world.complete(world.lease(3))
+    retry(world, search=one)
+    order = [each.job for each in world.lease(5)]
+    # Neither first, as if they had waited all the time, nor behind all of the other search.
+    assert set(order[:2]) - {each.job for each in dead}
+    assert {each.job for each in dead} <= set(order)
+
+
 def test_only_the_newest_failures_are_looked_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.ask(world.search().id, world.genes(4))
     leases = world.lease(4)
@@ -455,15 +504,14 @@ def test_reasons_that_differ_are_not_one() -> None:
     assert pattern("/" * 100_000 + "a" * 100_000)
 
 
-# ---------------------------------------------------------------------- over REST
-
-
 def test_jobs_are_listed_by_what_they_failed_of(world: World) -> None:
     world.ask(world.search().id, world.genes(3))
     leases = world.lease(2)
     kill(world, leases[:1])
     with world.database.read() as s:
-        assert [each.id for each in jobs.page(s, 5, dead=True).items] == [leases[0].job]
+        (dead,) = jobs.page(s, 5, dead=True).items
+        assert jobs.page(s, 5, failure=Failure.INVALID).items == [dead]
+        assert (dead.id, dead.failure, dead.leased_until) == (leases[0].job, Failure.INVALID, None)
         assert [each.id for each in jobs.page(s, 5, worker="w", state=State.LEASED).items] == [leases[1].job]
         (held,) = jobs.page(s, 5, state=State.LEASED).items
         assert jobs.page(s, 5, failure=Failure.OUT_OF_MEMORY).items == []
