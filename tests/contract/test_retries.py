@@ -95,7 +95,9 @@ def test_a_search_is_verified_after_its_failures_were_tried_again(
     """Trials fail, are tried again at any moment, some twice; every ask still finds what it had seen."""
     rng = np.random.default_rng([slack, seed])
     stepper = Stepper(world.database, ArtifactStore(tmp_path))
-    search = world.search(designer="evolution", budget=24, batch=4, slack=slack, max_failures=50).id
+    # Whether its first population is complete depends on how many trials have failed by then.
+    options = {"population_size": 12, "sample_size": 4}
+    search = world.search(designer="evolution", options=options, budget=24, batch=4, slack=slack, max_failures=50).id
     reopened, failed = 0, 0
     for _ in range(400):
         wrote = advance(world.database, stepper)
