@@ -33,7 +33,8 @@ def measure(
         batches: minibatches of (images (n, c, h, w) floating point, class labels (n,) int64), at least one. Proxies
             that need one batch take the first.
         names: plug-ins of the group ``frontier.proxies``.
-        at_once: at most so many images in one pass, where a device has little memory; scores stay what they are.
+        at_once: at most so many images in one pass, where a device has little memory. Scores differ by rounding alone:
+            GradSign by the signs of gradients near zero.
         rng: seeds whatever is random in the network's forward pass; equal generators give equal scores.
 
     Raises:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -588,6 +589,90 @@ def test_memory_that_does_not_suffice_has_its_own_name(error: Exception, toolbox
         handle(JobKind.EVALUATE, all_payloads["evaluate"], toolbox, Reports(1, error))
     with pytest.raises(RuntimeError, match="something else"):
         handle(JobKind.EVALUATE, all_payloads["evaluate"], toolbox, Reports(1, RuntimeError("something else")))
+
+
+@contextmanager
+def memory_for(images: int) -> Iterator[None]:
+    """A device on which convolutions run out of memory beyond so many images."""
+
+    def refuse(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(layer, torch.nn.Conv2d) and len(args[0]) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_evaluation_halves_its_batch_and_says_so(toolbox: Toolbox, all_payloads: Json) -> None:
+    evaluator = {"name": "supernet", "options": {"recalibration_images": 0}}
+    payload = all_payloads["evaluate"] | {"evaluator": evaluator, "metrics": ["error", "loss"]}
+    expected = handle(JobKind.EVALUATE, payload, toolbox, Reports())
+    assert "batch" not in expected
+    reports = Reports()
+    with memory_for(100):
+        found = handle(JobKind.EVALUATE, payload, toolbox, reports)
+    assert found["batch"] == 64
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+    notes = [call["note"] for call in reports.calls]
+    assert "out of memory while judging: going on with 64 images at a time" in notes
+
+
+def test_batches_that_are_part_of_the_result_are_not_halved(toolbox: Toolbox, all_payloads: Json) -> None:
+    for case, doing in (
+        ("evaluate", "recalibrating batch norm with 128 images at once, which its result needs"),
+        ("evaluate training", "training with 128 images at once, as the recipe says"),
+        ("train_supernet", "training with 128 images at once, as the recipe says"),
+    ):
+        with pytest.raises(OutOfMemory, match=f"out of memory on cpu-test-1t while {doing}"), memory_for(100):
+            handle(kind_of(case), all_payloads[case], toolbox, Reports())
+    with memory_for(128):
+        found = handle(JobKind.EVALUATE, all_payloads["evaluate training"], toolbox, Reports())
+    assert found["batch"] == 128, "judging takes half of 256, training its 128"
+
+
+def test_scores_do_not_depend_on_the_memory(toolbox: Toolbox, all_payloads: Json) -> None:
+    payload = all_payloads["score"]
+    expected = handle(JobKind.SCORE, payload, toolbox, Reports())
+    reports = Reports()
+    with memory_for(5):
+        found = handle(JobKind.SCORE, payload, toolbox, reports)
+    assert "batch" not in expected
+    assert found["batch"] == 4
+    assert [sorted(each) for each in found["undefined"]] == [sorted(each) for each in expected["undefined"]]
+    assert found["scores"] == [pytest.approx(scores, rel=1e-2) for scores in expected["scores"]], (
+        "more than the signs of a few gradients near zero has changed"
+    )
+    assert "out of memory while scoring: going on with 4 images at a time" in [call["note"] for call in reports.calls]
+    with pytest.raises(OutOfMemory, match="while scoring, one image at a time"), memory_for(0):
+        handle(JobKind.SCORE, payload, toolbox, Reports())
+
+
+def test_a_job_that_ran_out_of_memory_leaves_it_free(toolbox: Toolbox, all_payloads: Json) -> None:
+    own = toolbox.with_artifacts(toolbox.artifacts)
+    with pytest.raises(OutOfMemory), memory_for(0):
+        handle(JobKind.EVALUATE, all_payloads["evaluate"], own, Reports())
+    assert own.weights == []
+    assert handle(JobKind.EVALUATE, all_payloads["evaluate"], own, Reports())["metrics"]["error"] < 1
+
+
+def test_a_latency_comes_with_how_it_was_measured(toolbox: Toolbox, all_payloads: Json) -> None:
+    reports = Reports()
+    options = {"recalibration_images": 0, "latency": {"least": 4, "most": 4, "rounds": 2, "noise": 1e-9}}
+    evaluator = {"name": "supernet", "options": options}
+    payload = all_payloads["evaluate"] | {"evaluator": evaluator, "metrics": ["latency_ms@cpu-test-1t", "error"]}
+    found = payloads.EvaluateResult.model_validate(handle(JobKind.EVALUATE, payload, toolbox, reports))
+    assert list(found.spreads) == ["latency_ms@cpu-test-1t"]
+    assert found.spreads["latency_ms@cpu-test-1t"] > 0
+    assert found.latency is not None
+    assert (found.latency.protocol, found.latency.passes, found.latency.rounds) == (1, 4, 2)
+    assert found.latency.noisy, "no machine is as even as that"
+    assert sorted(found.latency.clocks) == ["after", "before"]
+    said = reports.calls[-1]["metrics"]
+    assert said["latency_spread_ms"] == found.spreads["latency_ms@cpu-test-1t"]
+    assert (said["latency_repeats"], said["latency_rounds"]) == (4.0, 2.0)
 
 
 # ---------------------------------------------------------------------- fit, predict, score

@@ -15,8 +15,9 @@ from typing import Any, final
 import httpx
 import pytest
 
-from service.client import ApiError, Client
-from service.core.errors import Infeasible, Invalid, OutOfMemory
+from service.client import ApiError, Client, ConnectionFailed, DigestMismatch
+from service.client.errors import error_of
+from service.core.errors import Infeasible, Invalid, OutOfMemory, Unavailable
 from service.evaluation import handler
 from service.evaluation.toolbox import Artifacts, Report, Toolbox
 from service.wire.base import Json
@@ -106,6 +107,11 @@ def problem(status: int, detail: str, kind: str = "about:blank") -> httpx.Respon
     return httpx.Response(status, json={"type": kind, "title": "x", "status": status, "detail": detail, "errors": []})
 
 
+def refused(status: int, detail: str) -> ApiError:
+    """What the client makes of a problem."""
+    return error_of(problem(status, detail))
+
+
 @pytest.fixture
 def server() -> Server:
     return Server()
@@ -191,6 +197,13 @@ def test_jobs_follow_one_another(server: Server, run: Run) -> None:
         (Infeasible("too deep"), "INFEASIBLE", "infeasible", "too deep"),
         (OutOfMemory("too wide"), "FAILED", "out_of_memory", "too wide"),
         (Invalid("options.x", "is odd"), "FAILED", "invalid", "options.x: is odd"),
+        (Unavailable("no such data set here"), "FAILED", "unavailable", "no such data set here"),
+        (ConnectionFailed("nobody answers"), "FAILED", "unavailable", "nobody answers"),
+        (DigestMismatch("other bytes"), "FAILED", "unavailable", "other bytes"),
+        (refused(503, "restarting"), "FAILED", "unavailable", "restarting"),
+        (refused(404, "no artifact"), "FAILED", "invalid", "no artifact"),
+        (ConnectionResetError("by peer"), "FAILED", "unavailable", "ConnectionResetError: by peer"),
+        (OSError("disk full"), "FAILED", "bug", "OSError: disk full"),
         (ZeroDivisionError("by zero"), "FAILED", "bug", "ZeroDivisionError: by zero"),
     ],
 )
@@ -205,7 +218,7 @@ def test_failures_have_a_class(
     until(lambda: server.ended.is_set())
     (body,) = server.of("/v1/jobs/1:fail")
     assert (body["state"], body["failure"], body["reason"], body["token"]) == (state, failure, reason, 7)
-    assert ("Traceback" in (body["traceback"] or "")) == (failure == "bug")
+    assert ("Traceback" in (body["traceback"] or "")) == reason.startswith(type(error).__name__)
     assert not server.of("jobs:complete")
 
 
