@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from search_spaces.space import Genes, SearchSpace
+from service.controller import Stepper
 from service.core.spaces import build_space
 from service.core.states import State
 from service.db import queue, searches, spaces, studies, trials, workers
 from service.db.searches import Claim
 from service.db.session import Database
+from service.db.tables import Job
 from service.search.designer import Suggestion, Suggestions
 from service.wire.base import Json
 from service.wire.jobs import CompleteBatch, Completed, CompleteIn, Device, FailIn, JobKind, Lease, LeaseIn, WorkerIn
@@ -135,10 +137,15 @@ class World:
         with self.database.write() as s:
             return queue.complete(s, [CompleteBatch(worker=worker, results=results)])[0].items
 
-    def fail(self, lease: Lease, state: State = State.FAILED, failure: str = "bug", **given: Any) -> Completed:
+    def fail(self, lease: Lease, state: State = State.FAILED, failure: str = "invalid", **given: Any) -> Completed:
         body = FailIn(token=lease.token, state=state, failure=failure, **{"reason": "a test", **given})
         with self.database.write() as s:
             return queue.fail(s, lease.job, body)
+
+    def wait_out(self, job: int) -> None:
+        """As if the time until a job may be tried again had passed."""
+        with self.database.write() as s:
+            s.execute(update(Job).where(Job.id == job).values(not_before=None))
 
     def trials(self, search: int) -> list[TrialOut]:
         with self.database.read() as s:
@@ -151,6 +158,18 @@ class World:
 def evaluated(metrics: Mapping[str, float], device: str = CPU.name) -> Json:
     """The result of an evaluation."""
     return {"metrics": dict(metrics), "device": device}
+
+
+def advance(database: Database, stepper: Stepper) -> bool:
+    """What controllers do, in this thread: a step of every running search. True if anything was written."""
+    with database.read() as s:
+        ids = searches.running(s, "a test")
+    wrote = False
+    for search in ids:
+        with database.write() as s:
+            held = searches.claim(s, search, "a test", 60)
+        wrote |= held is not None and stepper.step(held)
+    return wrote
 
 
 @contextmanager

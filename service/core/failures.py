@@ -29,21 +29,24 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """At most ``attempts`` in all; before the second one ``delay_s`` seconds, twice as many before each further one."""
+    """At most ``attempts`` in all, the second after ``first_s`` seconds, the third after ``then_s``, and each further
+    one after twice as many as the one before."""
 
     attempts: int
-    delay_s: float = 0.0
+    first_s: float = 0.0
+    then_s: float = 0.0
 
 
 RETRIES: Mapping[Failure, Retry] = {
-    Failure.LOST: Retry(attempts=3, delay_s=1.0),
+    # Machines are taken away more often than a job kills its worker; and a lease had to run out already.
+    Failure.LOST: Retry(attempts=5, then_s=1.0),
     # Only a larger device helps: the job says how much it needs then.
     Failure.OUT_OF_MEMORY: Retry(attempts=3),
     Failure.INFEASIBLE: Retry(attempts=1),
     Failure.INVALID: Retry(attempts=1),
-    Failure.UNAVAILABLE: Retry(attempts=6, delay_s=5.0),
+    Failure.UNAVAILABLE: Retry(attempts=6, first_s=1.0, then_s=5.0),
     # Full disks and broken devices raise too: one more try, by then with luck elsewhere.
-    Failure.BUG: Retry(attempts=2, delay_s=5.0),
+    Failure.BUG: Retry(attempts=2, first_s=5.0),
     Failure.CANCELLED: Retry(attempts=1),
 }
 LONGEST_DELAY_S = 300.0
@@ -59,4 +62,6 @@ def pause_s(failure: Failure, attempt: int) -> float | None:
     retry = RETRIES[failure]
     if attempt >= retry.attempts:
         return None
-    return min(retry.delay_s * 2.0 ** (attempt - 1), LONGEST_DELAY_S)
+    if attempt == 1:
+        return retry.first_s
+    return min(retry.then_s * 2.0 ** (attempt - 2), LONGEST_DELAY_S)

@@ -17,7 +17,7 @@ from service.core.history import History
 from service.core.metrics import Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Objective, minimised, violations
 from service.core.states import SearchState, State
-from service.db import architectures, evaluators, events, jobs, ledger, spaces, studies, trial_ends
+from service.db import architectures, evaluators, events, jobs, ledger, shares, spaces, studies, trial_ends
 from service.db.claims import Claim, Progress
 from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
@@ -164,7 +164,11 @@ def record_ask(
     ended = {end.trial.id for end in ends}
     queued = [trial for trial in trials if trial.id not in ended]
     needed = evaluators.needs(s, study, weights)
-    jobs.enqueue_trials(s, [_job(study, needed, trial) for trial in queued])
+    due = shares.turns(s, search, len(queued))
+    made = [_job(study, needed, trial) for trial in queued]
+    jobs.enqueue_trials(
+        s, [{**each, "priority": search.priority, "turn": turn} for each, turn in zip(made, due, strict=True)]
+    )
     trial_ends.queued(s, queued)
     return [trial.id for trial in trials]
 

@@ -26,7 +26,7 @@ def clone(s: Session, source_name: str, body: CloneIn) -> tuple[StudyOut, bool]:
     given = {**body_of(wanted), _SOURCE: source.name}
     stored = studies.find(s, body.name)
     if stored is not None:
-        refuse_other("study", body.name, stored.body, given)
+        refuse_other("study", body.name, stored.body, given, StudyIn)
         return studies.get(s, body.name), False
     studies.create(s, wanted)
     made = studies.row(s, body.name)
@@ -48,5 +48,6 @@ def _study_in(s: Session, source: Study, body: CloneIn) -> StudyIn:
         "evaluator": source.evaluator,
         "supernet": supernet,
         "seed": source.seed,
+        "resources": source.resources or {},
     }
     return StudyIn.model_validate({**kept, **body.model_dump(mode="json", exclude_none=True)})

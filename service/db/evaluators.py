@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from search_spaces.plugins import names as plugin_names
 from service.core.errors import Invalid
 from service.core.evaluators import EXTERNAL, TABLE
-from service.db import ledger
+from service.db import jobs, ledger
 from service.db.tables import Space, Study, Worker
 from service.wire.base import Json
 from service.wire.jobs import JobKind
@@ -67,9 +67,21 @@ def needs(s: Session, study: Study, weights: str | None) -> Json:
     """
     name = study.evaluator["name"]
     if name == TABLE:
-        return {"kind": JobKind.REPLAY, "needs_dataset": None, "needs_evaluator": None, "needs_weights": None}
+        return {
+            "kind": JobKind.REPLAY,
+            "needs_dataset": None,
+            "needs_evaluator": None,
+            "needs_weights": None,
+            **jobs.needs(None),
+        }
     data = study.task["digest"] if reads_data(s, name) else None
-    return {"kind": JobKind.EVALUATE, "needs_dataset": data, "needs_evaluator": name, "needs_weights": weights}
+    return {
+        "kind": JobKind.EVALUATE,
+        "needs_dataset": data,
+        "needs_evaluator": name,
+        "needs_weights": weights,
+        **jobs.needs(study.resources),
+    }
 
 
 def latency_age_s(study: Study, otherwise: float = ledger.LATENCY_AGE_S) -> float:

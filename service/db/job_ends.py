@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from service.core.failures import Failure
 from service.core.states import OPEN, State
 from service.db import outcomes, trial_ends
 from service.db.jobs import announce
@@ -17,7 +18,7 @@ from service.db.rows import update_all
 from service.db.tables import Job, Search
 from service.wire.jobs import JobKind
 
-_CHANGED = ("state", "reason", "leased_until", "ended_at", "result")
+_CHANGED = ("state", "reason", "failure", "leased_until", "not_before", "needs_memory_mb", "ended_at", "result")
 
 
 def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: datetime) -> None:
@@ -27,16 +28,12 @@ def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: d
     changes: list[dict[str, Any]] = []
     for each in ended:
         job, verdict = each.job, each.verdict
-        ended_at = job.ended_at
-        if verdict.state not in OPEN:
-            ended_at = time
-            if verdict.state is not State.SUCCEEDED:
-                without.setdefault(JobKind(job.kind), []).append(each)
-        elif job.trial_id is not None:
-            again[job.trial_id] = verdict.seconds
-        result = job.result if each.result is None else each.result
-        changed = (verdict.state.value, verdict.reason, None, ended_at, result)
-        changes.append({"id": job.id, **dict(zip(_CHANGED, changed, strict=True))})
+        if verdict.state in OPEN:
+            if job.trial_id is not None:
+                again[job.trial_id] = verdict.seconds
+        elif verdict.state is not State.SUCCEEDED:
+            without.setdefault(JobKind(job.kind), []).append(each)
+        changes.append({"id": job.id, **_changes(each, time)})
     update_all(s, Job, changes)
     for each, change in zip(ended, changes, strict=True):
         for name in _CHANGED:
@@ -47,3 +44,22 @@ def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: d
     trial_ends.requeue(s, again)
     announce(s, [each.job for each in ended])
     s.flush()
+
+
+def _changes(ended: Ended, time: datetime) -> dict[str, Any]:
+    job, verdict = ended.job, ended.verdict
+    waits = verdict.state in OPEN
+    failure = verdict.failure
+    if failure is Failure.DRAINED:
+        failure = None if job.failure is None else Failure(job.failure)  # no failure: the one before it stays known
+    changed = (
+        verdict.state.value,
+        verdict.reason,
+        failure,
+        None,
+        time + timedelta(seconds=verdict.delay_s) if waits and verdict.delay_s else None,
+        verdict.memory_mb or job.needs_memory_mb,
+        job.ended_at if waits else time,
+        job.result if ended.result is None else ended.result,
+    )
+    return dict(zip(_CHANGED, changed, strict=True))

@@ -15,7 +15,7 @@ from service.db import events
 from service.db.paging import checked_id, slice_of
 from service.db.rows import chunks
 from service.db.tables import Job, Study
-from service.wire.base import Page
+from service.wire.base import Json, Page
 from service.wire.jobs import JobKind, JobNeeds, JobOut
 
 PRIORITIES: Mapping[JobKind, int] = {
@@ -46,9 +46,15 @@ def enqueue_all(s: Session, kind: JobKind, refs: Sequence[Mapping[str, Any]]) ->
     return made
 
 
+def needs(resources: Json | None) -> Json:
+    """Columns of `Job` that say what its worker's device must have."""
+    given = resources or {}
+    return {"needs_device_type": given.get("device_type"), "needs_memory_mb": given.get("memory_mb")}
+
+
 def enqueue_trials(s: Session, refs: Sequence[Mapping[str, Any]]) -> None:
     """New evaluations of trials, which tell of themselves: one statement."""
-    given = {"kind": JobKind.EVALUATE.value, "priority": PRIORITIES[JobKind.EVALUATE], "payload": {}}
+    given = {"kind": JobKind.EVALUATE.value, "payload": {}}
     if refs:
         s.execute(insert(Job), [{**given, **each} for each in refs])
 

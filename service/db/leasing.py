@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, case, exists, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, exists, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.core.metrics import Circumstances, Scope, metric
@@ -35,18 +35,22 @@ def _served(column: InstrumentedAttribute[str | None], there: str) -> ColumnElem
     return or_(column.is_(None), column.in_(_list(there)))
 
 
-def _waiting(wanted: Sequence[ColumnElement[bool]], *first: ColumnElement[int]) -> Select[Job]:
-    """Jobs that wait, locked; on PostgreSQL those that another transaction holds are passed over."""
+def _waiting(*wanted: ColumnElement[bool]) -> Select[Job]:
+    """Jobs that wait, in the order in which they are due."""
     paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
     return (
         select(Job)
         .where(Job.state == State.QUEUED, *wanted, ~paused)
         .where(or_(Job.not_before.is_(None), Job.not_before <= bindparam("time")), Job.id.not_in(_list("passed")))
-        .order_by(Job.priority, *first, Job.turn, Job.id)
+        .order_by(Job.priority, Job.turn, Job.id)
         .limit(bindparam("count"))
-        .with_for_update(key_share=True, skip_locked=True, of=Job)
-        .execution_options(populate_existing=True)
     )
+
+
+def _locked(waiting: Select[Job]) -> Select[Job]:
+    """The same jobs, locked; on PostgreSQL those that another transaction holds are passed over."""
+    locked = waiting.with_for_update(key_share=True, skip_locked=True, of=Job)
+    return locked.execution_options(populate_existing=True)
 
 
 _RUNS = (
@@ -55,12 +59,49 @@ _RUNS = (
     _served(Job.needs_dataset, "datasets"),
     _served(Job.needs_evaluator, "evaluators"),
     _served(Job.needs_device, "devices"),
+    _served(Job.needs_device_type, "device_types"),
+    or_(Job.needs_memory_mb.is_(None), Job.needs_memory_mb <= bindparam("memory_mb")),
 )
-# Made once: to put such a statement together takes longer than to run it. Without weights there is no order but the
-# index's, so that a long queue is not sorted.
-_RUNNABLE = _waiting(_RUNS)
-_BY_WEIGHTS = _waiting(_RUNS, case((Job.needs_weights.in_(_list("weights")), 0), else_=1))
-_OF_SEARCH = _waiting((Job.search_id == bindparam("search"), Job.trial_id.is_not(None)))
+# Made once: to put such a statement together takes longer than to run it.
+_RUNNABLE = _locked(_waiting(*_RUNS))
+_OF_SEARCH = _locked(_waiting(Job.search_id == bindparam("search"), Job.trial_id.is_not(None)))
+_NEXT = _waiting(*_RUNS).with_only_columns(Job.priority, Job.turn)
+_OF_PRIORITY = _locked(_waiting(*_RUNS, Job.priority == bindparam("priority")))
+_LOADED = _locked(
+    _waiting(
+        *_RUNS,
+        Job.priority == bindparam("priority"),
+        Job.turn <= bindparam("latest"),
+        Job.needs_weights.in_(_list("weights")),
+    )
+)
+_AHEAD_S = 60.0
+"""Jobs whose super-network a worker has loaded go before others whose turn is at most so much earlier: to load another
+one takes seconds, and a search must not wait for ever for a worker that never runs out of its favourite."""
+
+
+def _due(s: Session, given: Mapping[str, Any]) -> Sequence[Job]:
+    """The jobs for workers that ask for the same: in the order of their turns, but those of super-networks that they
+    have loaded first."""
+    if "weights" not in given:
+        return s.scalars(_OF_SEARCH if "search" in given else _RUNNABLE, given).all()
+    found: list[Job] = []
+    while left := given["count"] - len(found):
+        here: Mapping[str, Any] = {**given, "passed": [*given["passed"], *(job.id for job in found)], "count": left}
+        next_ = s.execute(_NEXT, {**here, "count": 1}).one_or_none()
+        if next_ is None:
+            break
+        of_priority = {**here, "priority": next_.priority}
+        loaded = s.scalars(_LOADED, {**of_priority, "latest": next_.turn + _AHEAD_S}).all()
+        passed = [*here["passed"], *(job.id for job in loaded)]
+        others = {**of_priority, "passed": passed, "count": left - len(loaded)}
+        some = [*loaded, *(s.scalars(_OF_PRIORITY, others).all() if others["count"] else ())]
+        if not some:
+            break  # others hold them at this moment
+        found += some
+    return found
+
+
 _LEASE_TRIALS = (
     update(_TRIALS).where(_TRIALS.c.id.in_(bindparam("trials", expanding=True))).values(state=State.LEASED.value)
 )
@@ -76,7 +117,6 @@ class _Askers:
     """Workers that can run the same jobs, and how many each wants; ``taken`` are theirs, in this order."""
 
     device: str
-    waiting: Select[Job]
     parameters: Mapping[str, Any]
     workers: list[tuple[str, int]]
     taken: list[Job] = field(default_factory=list)
@@ -105,22 +145,24 @@ def lease(
     out. Raises `NotFound` for a worker that never announced itself.
     """
     time = now()
+    known = workers.several(s, [body.worker for body in bodies])
     alike: dict[str, _Askers] = {}
     places = []
     for body in bodies:
-        worker = workers.row(s, body.worker)
+        worker = known[body.worker]
         if workers.forgotten(worker, time):
             workers.seen(s, worker.name, time)
+        device = worker.device
         runs = {
             "kinds": worker.kinds,
             "datasets": worker.datasets,
             "evaluators": worker.evaluators,
-            "devices": [worker.device["name"]],
+            "devices": [device["name"]],
+            "device_types": [device["type"]],
+            "memory_mb": device["memory_mb"],
+            **({"weights": body.weights} if body.weights else {}),
         }
-        if body.weights:
-            runs["weights"] = body.weights
-        waiting = _BY_WEIGHTS if body.weights else _RUNNABLE
-        askers = alike.setdefault(json.dumps(runs), _Askers(worker.device["name"], waiting, runs, []))
+        askers = alike.setdefault(json.dumps(runs), _Askers(device["name"], runs, []))
         places.append((askers, len(askers.workers)))
         askers.workers.append((worker.name, body.count))
     leases = _lease(s, list(alike.values()), lease_s, max_age_s, time)
@@ -134,7 +176,7 @@ def lease_of_search(
     time = now()
     if workers.forgotten(worker, time):
         workers.seen(s, worker.name, time)
-    askers = _Askers(worker.device["name"], _OF_SEARCH, {"search": search_id}, [(worker.name, count)])
+    askers = _Askers(worker.device["name"], {"search": search_id}, [(worker.name, count)])
     return _lease(s, [askers], lease_s, max_age_s, time)[id(askers)][0]
 
 
@@ -149,7 +191,7 @@ def _lease(
         found: list[tuple[_Askers, Sequence[Job]]] = []
         for each in asking:
             given = {**each.parameters, "time": time, "passed": sorted(passed), "count": each.wanted}
-            jobs = s.scalars(each.waiting, given).all()
+            jobs = _due(s, given)
             passed.update(job.id for job in jobs)
             found.append((each, jobs))
         known: dict[int, _Answer] = {}

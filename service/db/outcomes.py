@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid
+from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import State
 from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends
@@ -36,11 +37,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a job ends. ``seconds`` were paid for it."""
+    """How a job ends, or comes back: then it waits for ``delay_s`` seconds, for a device of ``memory_mb`` MiB if that
+    is known. ``seconds`` were paid for it, ``failure`` says what kind of failure it was."""
 
     state: State
     reason: str = ""
     seconds: float = 0.0
+    failure: Failure | None = None
+    delay_s: float = 0.0
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,8 @@ def fail(s: Session, trial_id: int, body: TrialFailIn) -> TrialEndOut:
         traceback=body.traceback,
         seconds=body.seconds,
     )
-    return _ended(trial_id, queue.fail(s, job.id, given))
+    # A pipeline that names no class of failure has decided: nothing is tried again.
+    return _ended(trial_id, queue.fail(s, job.id, given, final=body.failure is None))
 
 
 _LIVE = frozenset({SearchState.RUNNING, SearchState.PAUSED})

@@ -1,7 +1,8 @@
 """The queue: jobs are leased with a fence, kept by heartbeats, and end once.
 
 The token of a job grows with every lease, and only who holds the newest one changes the job. A job is QUEUED, then
-LEASED, then ends; a lease that runs out puts it back, until its attempts are used up.
+LEASED, then ends; a lease that runs out puts it back, until its attempts are used up. What ended FAILED or LOST is a
+dead letter: it stays with its reason and traceback, to be tried again by hand (`service.db.retries`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound, Stale
+from service.core.failures import Failure, pause_s
 from service.core.states import State
 from service.db import outcomes, trial_ends, workers
 from service.db.job_ends import end
@@ -103,26 +105,27 @@ def complete(s: Session, bodies: Sequence[CompleteBatch]) -> list[CompletedBatch
     return [CompletedBatch(items=[answers[given.job, given.token] for given in body.results]) for body in bodies]
 
 
-def fail(s: Session, job_id: int, body: FailIn) -> Completed:
+def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Completed:
     """Ends a job without a result, or hands it back. Repeating a call changes nothing.
 
-    A worker that is told to go (``failure="drained"``) hands its jobs back without using up an attempt; any other
-    job that comes back does, and fails when none is left. Raises `Stale` for an old token.
+    A worker that is told to go (`Failure.DRAINED`) hands its jobs back without using up an attempt. What failed is
+    tried again, after a while, as often as its class of failure allows (`service.core.failures`), unless ``final``.
+    Raises `Stale` for an old token.
     """
     if body.state not in _FAILURES:
         raise Invalid("state", f"must be one of {', '.join(_FAILURES)}, is {body.state}")
     found, searches = _lock(s, {job_id})
     job = found[job_id]
-    if job.token == body.token and job.state == body.state and job.leased_until is None:
-        return Completed(job=job_id, accepted=True, state=body.state)
+    if job.token == body.token and job.leased_until is None and job.state in (body.state, State.QUEUED):
+        return Completed(job=job_id, accepted=True, state=State(job.state))
     if job.state != State.LEASED or job.token != body.token:
         raise Stale(f"job {job_id} is {job.state} with token {job.token}: lease {body.token} is over")
-    job.traceback = body.traceback
-    verdict = Verdict(body.state, body.reason, body.seconds)
-    if body.state is State.QUEUED:
-        if body.failure == _DRAINED:
-            job.attempts -= 1
-        verdict = _after_loss(job, State.FAILED, body.reason, body.seconds)
+    job.traceback = body.traceback or job.traceback
+    if body.failure is Failure.DRAINED:
+        job.attempts -= 1
+    verdict = Verdict(body.state, body.reason, body.seconds, body.failure)
+    if body.state is State.QUEUED or (body.state is State.FAILED and not final):
+        verdict = _after(s, job, body.failure, State.FAILED, body.reason, body.seconds)
     end(s, searches, [Ended(job, verdict)], now())
     return Completed(job=job_id, accepted=True, state=verdict.state)
 
@@ -130,7 +133,7 @@ def fail(s: Session, job_id: int, body: FailIn) -> Completed:
 def expire(s: Session, time: datetime | None = None) -> int:
     """Takes back the leases that ran out before ``time`` (default: now); returns how many.
 
-    Their jobs wait again, are LOST when their attempts are used up, or CANCELLED if that was asked for.
+    Their jobs wait again after a while, are LOST when their attempts are used up, or CANCELLED if that was asked for.
     """
     time = time or now()
     ran_out = (Job.state == State.LEASED, Job.leased_until < time)
@@ -141,7 +144,10 @@ def expire(s: Session, time: datetime | None = None) -> int:
     found, searches = _lock(s, candidates)
     # A heartbeat may have come between the look and the lock.
     over = [j for j in found.values() if j.state == State.LEASED and j.leased_until and j.leased_until < time]
-    lost = [Ended(job, _after_loss(job, State.LOST, f"worker {job.worker} was not heard of in time")) for job in over]
+    lost = [
+        Ended(job, _after(s, job, Failure.LOST, State.LOST, f"worker {job.worker} was not heard of in time"))
+        for job in over
+    ]
     end(s, searches, lost, time)
     if lost:
         # Like the counter of the events only touched at the end: all who expire leases share it.
@@ -164,7 +170,6 @@ def cancel(s: Session, job_id: int) -> JobOut:
 
 # ---------------------------------------------------------------------- ends
 
-_DRAINED = "drained"
 _FAILURES = (State.FAILED, State.INFEASIBLE, State.CANCELLED, State.QUEUED)
 
 
@@ -188,13 +193,20 @@ def _lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, Job], dict[int, Sea
     return found, searches
 
 
-def _after_loss(job: Job, used_up: State, reason: str, seconds: float = 0.0) -> Verdict:
-    """What becomes of a job that came back without an end: it waits again, unless nothing is left to try."""
+def _after(s: Session, job: Job, failure: Failure, used_up: State, reason: str, seconds: float = 0.0) -> Verdict:
+    """What becomes of a job that failed: it waits again, unless trying again would not help."""
     if job.cancelled:
-        return Verdict(State.CANCELLED, "cancelled", seconds)
-    if job.attempts >= job.max_attempts:
-        return Verdict(used_up, f"{reason}; attempt {job.attempts} of {job.max_attempts}", seconds)
-    return Verdict(State.QUEUED, reason, seconds)
+        return Verdict(State.CANCELLED, "cancelled", seconds, Failure.CANCELLED)
+    delay_s = pause_s(failure, job.attempts) if job.attempts < job.max_attempts else None
+    memory_mb = None
+    if failure is Failure.OUT_OF_MEMORY and delay_s is not None:
+        memory_mb = workers.larger_memory(s, job)
+        if memory_mb is None:
+            delay_s, reason = None, f"{reason}; no worker's device has more memory"
+    if delay_s is None:
+        tried = f"; attempt {job.attempts}" if job.attempts > 1 else ""
+        return Verdict(used_up, f"{reason}{tried}", seconds, failure)
+    return Verdict(State.QUEUED, reason, seconds, failure, delay_s, memory_mb)
 
 
 def _progress(job: Job, body: HeartbeatIn, time: datetime) -> dict[str, object]:

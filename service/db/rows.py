@@ -146,8 +146,14 @@ def body_of(given: Wire) -> Json:
     return body
 
 
-def refuse_other(kind: str, name: object, stored: Json, given: Json) -> None:
-    """Raises `Conflict` with the fields in which the two bodies differ, if they do."""
+def refuse_other(kind: str, name: object, stored: Json, given: Json, shape: type[Wire] | None = None) -> None:
+    """Raises `Conflict` with the fields in which the two bodies differ, if they do.
+
+    With the bodies' ``shape``, fields that did not exist when one was stored have their defaults there.
+    """
+    if shape is not None:
+        kept = {name: value for name, value in stored.items() if name in shape.model_fields}
+        stored = {**stored, **body_of(shape.model_validate(kept))}
     fields = sorted(_differences(stored, given, ""))
     if fields:
         raise Conflict(f"{kind} {name!r} exists with another {', '.join(fields)}", fields=fields)

@@ -13,7 +13,7 @@ from service.core.pareto import hypervolume
 from service.core.states import OPEN, SearchState
 from service.db import events, spaces, studies, supernets, tallies, trial_ends
 from service.db.asks import Snapshot, change_state, finish, record_ask, snapshot
-from service.db.claims import Claim, Progress, claim, progress, release, running
+from service.db.claims import Claim, Progress, claim, progress, release, release_all, renew, running
 from service.db.paging import checked_id, slice_of
 from service.db.rows import body_of, refuse_other
 from service.db.tables import Search, Study, Supernet, Trial, now
@@ -35,6 +35,8 @@ __all__ = [
     "progress",
     "record_ask",
     "release",
+    "release_all",
+    "renew",
     "row",
     "running",
     "set_state",
@@ -59,7 +61,7 @@ def create(s: Session, study_name: str, body: SearchIn) -> tuple[SearchOut, bool
     given = body_of(body)
     stored = _named(s, study.id, body.name) if body.name is not None else None
     if stored is not None:
-        refuse_other("search", body.name, stored.body, given)
+        refuse_other("search", body.name, stored.body, given, SearchIn)
         return _views(s, [stored])[0], False
     _refuse_untrained(s, study)
     space = spaces.load(spaces.row(s, study.space_id))
@@ -201,6 +203,8 @@ def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
             slack=search.slack,
             probe_share=search.probe_share,
             max_failures=search.max_failures,
+            share=search.share,
+            priority=search.priority,
             state=SearchState(search.state),
             reason=search.reason,
             counts=TrialCounts(**counts.get(search.id, {})),

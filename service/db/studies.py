@@ -42,7 +42,7 @@ def create(s: Session, body: StudyIn) -> tuple[StudyOut, bool]:
         if new:
             events.emit(s, "study.created", stored.id, body={"study": stored.name})
             return _views(s, [stored])[0], True
-    refuse_other("study", body.name, stored.body, given)
+    refuse_other("study", body.name, stored.body, given, StudyIn)
     return _views(s, [stored])[0], False
 
 
@@ -153,6 +153,7 @@ def _values(s: Session, body: StudyIn) -> dict[str, object]:
         "metrics": measured,
         "evaluator": evaluator.model_dump(mode="json"),
         "seed": body.seed,
+        "resources": body.resources.model_dump(mode="json"),
     }
 
 
@@ -276,6 +277,7 @@ def _views(s: Session, studies: Sequence[Study]) -> list[StudyOut]:
             evaluator=study.evaluator,
             supernet=names[study.id][1],
             seed=study.seed,
+            resources=study.resources or {},
             searches=study.searches,
             measurements=counts[study.id],
             created_at=study.created_at,

@@ -12,7 +12,7 @@ from service.db import events, jobs, spaces, workers
 from service.db.paging import slice_of
 from service.db.rows import body_of, insert_new, refuse_other
 from service.db.tables import Job, Space, Supernet, now
-from service.wire.base import Page
+from service.wire.base import Json, Page
 from service.wire.jobs import JobKind, JobOut
 from service.wire.spaces import SupernetIn, SupernetOut
 
@@ -32,6 +32,7 @@ def create(s: Session, body: SupernetIn) -> tuple[SupernetOut, bool]:
             "task": task.model_dump(mode="json"),
             "recipe": given["recipe"],
             "seed": body.seed,
+            "resources": given["resources"],
             "body": given,
             "created_at": now(),
         }
@@ -40,7 +41,7 @@ def create(s: Session, body: SupernetIn) -> tuple[SupernetOut, bool]:
         if new:
             _emit(s, stored)
             return _views(s, [stored])[0], True
-    refuse_other("supernet", body.name, stored.body, given)
+    refuse_other("supernet", body.name, stored.body, given, SupernetIn)
     return _views(s, [stored])[0], False
 
 
@@ -71,7 +72,7 @@ def train(s: Session, name: str) -> JobOut:
     started = s.execute(starts.values(state=TRAINING).returning(Supernet.id)).scalar_one_or_none()
     if started is None:
         return jobs.get(s, _newest_jobs(s, [stored.id])[stored.id])
-    job = jobs.enqueue(s, JobKind.TRAIN_SUPERNET, supernet_id=stored.id, needs_dataset=stored.task["digest"])
+    job = jobs.enqueue(s, JobKind.TRAIN_SUPERNET, supernet_id=stored.id, **_needs(stored))
     s.refresh(stored)
     _emit(s, stored)
     return jobs.views(s, [job])[0]
@@ -86,6 +87,10 @@ def retrained(s: Session, stored: Supernet) -> None:
     """A training that had failed is queued once more."""
     stored.state, stored.summary = TRAINING, {}
     _emit(s, stored)
+
+
+def _needs(stored: Supernet) -> Json:
+    return {"needs_dataset": stored.task["digest"], **jobs.needs(stored.resources)}
 
 
 def _emit(s: Session, stored: Supernet) -> None:
@@ -117,6 +122,7 @@ def _views(s: Session, supernets: Sequence[Supernet]) -> list[SupernetOut]:
             task=each.task,
             recipe=each.recipe,
             seed=each.seed,
+            resources=each.resources or {},
             state=each.state,
             weights=each.weights,
             job=trained_by.get(each.id),

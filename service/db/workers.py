@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, select, update
@@ -62,14 +62,22 @@ def page(s: Session, size: int, token: str | None = None) -> Page[WorkerOut]:
     return Page(items=_views(s, [found[0] for found in rows]), next_page_token=following)
 
 
-_NAMED = select(Worker).where(Worker.name == bindparam("worker")).execution_options(populate_existing=True)
+_NAMED = (
+    select(Worker).where(Worker.name.in_(bindparam("names", expanding=True))).execution_options(populate_existing=True)
+)
 
 
 def row(s: Session, name: str) -> Worker:
     """The stored row; `NotFound` if this worker never announced itself."""
-    found = s.scalars(_NAMED, {"worker": name}).one_or_none()
-    if found is None:
-        raise NotFound("worker", name)
+    return several(s, [name])[name]
+
+
+def several(s: Session, names: Collection[str]) -> dict[str, Worker]:
+    """Name → stored row; `NotFound` if one of these workers never announced itself."""
+    found = {worker.name: worker for worker in s.scalars(_NAMED, {"names": sorted(set(names))})}
+    for name in names:
+        if name not in found:
+            raise NotFound("worker", name)
     return found
 
 
@@ -82,6 +90,15 @@ def seen(s: Session, name: str | None, time: datetime) -> None:
     """A worker was heard of. Written at most every few seconds, since it says so with every heartbeat."""
     late = update(Worker).where(Worker.name == name, Worker.last_seen_at < time - _SEEN_EVERY)
     s.execute(late.values(last_seen_at=time), execution_options={"synchronize_session": False})
+
+
+def larger_memory(s: Session, job: Job) -> int | None:
+    """MiB that a device must have at least to be larger than the one that a job was tried on; None if no worker that
+    is alive, and can run its kind, has one."""
+    used = s.scalars(select(Worker).where(Worker.name == job.worker)).one_or_none()
+    least = max(job.needs_memory_mb or 0, 0 if used is None else int(used.device["memory_mb"])) + 1
+    alive = s.scalars(select(Worker).where(Worker.last_seen_at > now() - ALIVE))
+    return least if any(job.kind in each.kinds and each.device["memory_mb"] >= least for each in alive) else None
 
 
 def datasets_page(s: Session, size: int, token: str | None = None) -> Page[DatasetOut]:

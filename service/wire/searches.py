@@ -23,6 +23,16 @@ class SearchIn(Wire):
         default=0.1, ge=0, le=1, description="Share of evaluations drawn uniformly to audit predictors."
     )
     max_failures: int = Field(default=50, ge=0, description="INFEASIBLE, FAILED and LOST trials before it gives up.")
+    share: FiniteFloat = Field(
+        default=1.0,
+        ge=1e-3,
+        le=1e3,
+        description="Its part of the workers' time beside other searches of its priority: one of 2 gets twice that of "
+        "one of 1.",
+    )
+    priority: int = Field(
+        default=0, ge=-9, le=9, description="Its trials are served before those of searches of a larger number."
+    )
 
 
 class ExtendIn(Wire):

@@ -61,6 +61,15 @@ class Task(Wire):
     digest: Digest | None = Field(default=None, description="Pins its content; filled in if left out.")
 
 
+class Resources(Wire):
+    """What a worker's device must have."""
+
+    device_type: str | None = Field(
+        default=None, min_length=1, max_length=20, description="cpu or cuda; any if left out.", examples=["cuda"]
+    )
+    memory_mb: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Memory of the device, MiB, at least.")
+
+
 class SupernetIn(Wire):
     """A weight-sharing super-network of a space, to be trained on a task."""
 
@@ -69,6 +78,7 @@ class SupernetIn(Wire):
     task: Task
     recipe: Json = Field(default_factory=dict, description="Training recipe: epochs, batch, learning rate ...")
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and sampling.")
+    resources: Resources = Field(default_factory=Resources, description="What its training needs.")
 
 
 class SupernetOut(SupernetIn):
