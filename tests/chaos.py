@@ -50,12 +50,21 @@ class Process:
 
 @final
 class Fleet:
-    """Two API processes, two controllers and three workers over one database, each worker at one of the APIs.
+    """API processes, controllers and workers over one database, each worker at one of the APIs.
 
     APIs come back on the same ports. Logs are ``folder``/NAME.log, one file over all lives of a process.
     """
 
-    def __init__(self, folder: Path, database_url: str, *, lease_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        *,
+        lease_s: float,
+        apis: int = APIS,
+        controllers: int = CONTROLLERS,
+        workers: int = WORKERS,
+    ) -> None:
         self.folder, self.database_url = folder, database_url
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FRONTIER_")}
         shared = self._environment = {
@@ -66,15 +75,11 @@ class Fleet:
             "FRONTIER_LEASE_S": str(lease_s),
             "FRONTIER_DATASETS": "",
         }
-        ports = _free_ports(APIS)
+        ports = _free_ports(apis)
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.processes = [Process("api", f"api{n}", ("--port", str(port)), shared) for n, port in enumerate(ports)]
-        self.processes += [Process("controller", f"controller{n}", (), shared) for n in range(CONTROLLERS)]
-        for n in range(WORKERS):
-            cache = str(folder / f"cache{n}")
-            own = {**shared, "FRONTIER_URL": self.urls[n % APIS], "FRONTIER_CACHE": cache}
-            words = ("--name", f"worker{n}", "--kinds", "replay,fit")
-            self.processes.append(Process("worker", f"worker{n}", words, own))
+        self.processes += [Process("controller", f"controller{n}", (), shared) for n in range(controllers)]
+        self.processes += [self._worker(f"worker{n}", self.urls[n % apis]) for n in range(workers)]
         self.crashed: list[str] = []
         self._forks = Forks()
 
@@ -85,7 +90,8 @@ class Fleet:
             for url in self.urls:
                 until(f"a ready API at {url}", lambda at=url: _ready(at), _STARTED_S)
             with self.client() as client:
-                until("all workers", lambda: len(list(client.workers.list())) == WORKERS, _STARTED_S)
+                wanted = sum(each.kind == "worker" for each in self.processes)
+                until("all workers", lambda: len(list(client.workers.list())) == wanted, _STARTED_S)
         except BaseException:
             self._forks.close()
             raise
@@ -109,6 +115,15 @@ class Fleet:
         ended = subprocess.run(command, env=self._environment, cwd=self.folder, capture_output=True, text=True)
         assert ended.returncode == 0, f"frontier {' '.join(words)}: {ended.stdout}{ended.stderr}"
         return ended.stdout
+
+    def worker(self, name: str, url: str) -> None:
+        """One more worker, which finds the API at ``url``."""
+        self.processes.append(self._worker(name, url))
+        self.start(self.processes[-1])
+
+    def _worker(self, name: str, url: str) -> Process:
+        own = {**self._environment, "FRONTIER_URL": url, "FRONTIER_CACHE": str(self.folder / f"cache-{name}")}
+        return Process("worker", name, ("--name", name, "--kinds", "replay,fit"), own)
 
     def start(self, process: Process) -> None:
         """Starts a process, for the first time or again."""

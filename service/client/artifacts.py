@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, final
 
-from service.client.errors import ConnectionFailed, DigestMismatch, NotFound, Unavailable
+from service.client.errors import ApiError, ConnectionFailed, DigestMismatch, NotFound
 from service.client.http import Http
-from service.client.patience import pause_s
+from service.client.patience import passing, pause_s
 
 _PIECE = 2**20
 
@@ -66,8 +66,8 @@ class Artifacts:
             file.truncate()
             try:
                 found = self._copy(digest, file)
-            except (ConnectionFailed, Unavailable):
-                if number == self._http.tries:
+            except (ConnectionFailed, ApiError) as error:
+                if number == self._http.tries or not passing(error):
                     raise
                 time.sleep(pause_s(number))
                 continue

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
-from service.client.errors import ConnectionFailed, Unavailable, UnexpectedAnswer
+from service.client.errors import ApiError, ConnectionFailed, UnexpectedAnswer
 from service.client.http import Http
-from service.client.patience import pause_s
+from service.client.patience import passing, pause_s
 from service.wire.jobs import EventOut
 
 SILENCE_S = 45.0
@@ -31,9 +31,9 @@ def follow(http: Http, after: int | None, study: str | None) -> Iterator[EventOu
                     last, failures = number or last, 0
                     if event is not None:
                         yield event
-        except (ConnectionFailed, Unavailable):
+        except (ConnectionFailed, ApiError) as error:
             failures += 1
-            if failures >= http.tries:
+            if failures >= http.tries or not passing(error):
                 raise
         # A stream that ends is a server that shuts down: it is back in a moment, or the next try says that it is not.
         time.sleep(pause_s(failures + 1))
