@@ -16,6 +16,7 @@ the disk); SQLite is in WAL mode as the service sets it. Everything runs on one 
 - front: of the study with the imported measurements, by four sets of two or three metrics in turn, while two workers
   complete up to 320 of its trials a second. Cold: the first request to a fresh API process, and then one for each set.
 - page: 100 trials of a study, at twenty depths in turn; the trials were written as rows beforehand.
+- idle: 200 workers in long-polls of 2 s, and no job; meanwhile `/healthz` is asked for every 50 ms.
 - memory: the largest resident set of the API process in all of it, looked at every 50 ms.
 
 Seeds are fixed: rows and values are the same in every run. Written to benchmarks/results/service.json.
@@ -58,6 +59,7 @@ class Sizes:
 
 
 FULL = Sizes(rows=1_000_000, trials=16_000, peer_trials=800, listed=1_000_000, requests=400)
+IDLE = 200
 QUICK = Sizes(rows=30_000, trials=3_200, peer_trials=160, listed=20_000, requests=80)
 
 TARGETS: tuple[tuple[str, str, str, float], ...] = (
@@ -67,6 +69,7 @@ TARGETS: tuple[tuple[str, str, str, float], ...] = (
     ("front_warm_p95_ms", "front, warm, p95, ms", "<=", 50),
     ("front_cold_s", "front, cold, s", "<=", 5),
     ("page_p95_ms", "page of 100 trials, p95, ms", "<=", 30),
+    ("healthz_p95_ms", "/healthz beside 200 idle workers, p95, ms", "<=", 50),
     ("api_peak_mb", "API memory, peak, MiB", "<=", 400),
 )
 """(field, in words, relation, target)."""
@@ -114,6 +117,11 @@ def _measure(dialect: str, sizes: Sizes) -> dict[str, Any]:
             for threads in (1, world.WORKERS):
                 rate = loads.optuna_trials_per_second(peer_url, threads, sizes.peer_trials)
                 found[f"optuna_trials_per_s_{threads}_threads"] = rate
+
+            console.log(f"{dialect}: idle workers")
+            with loads.idle_workers(service.url, IDLE):
+                seconds = loads.health_seconds(service.url, sizes.requests)
+            found |= {"healthz_p50_ms": _ms(seconds, 50), "healthz_p95_ms": _ms(seconds, 95)}
 
             console.log(f"{dialect}: import")
             # Architectures that the file does not hold, so that all must be measured.

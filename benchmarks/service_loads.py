@@ -22,6 +22,8 @@ from service.wire.base import Json
 BATCH = 16
 _BEAT_S = 0.05
 _WRITER_PAUSE_S = 0.1
+_POLL_S = 2.0
+"""Long-polls last so long: as long as those of `frontier worker`."""
 
 
 @final
@@ -166,6 +168,43 @@ def writes(url: str) -> Iterator[list[int]]:
             stop.set()
             for each in writing:
                 each.result()
+
+
+@contextmanager
+def idle_workers(url: str, count: int) -> Iterator[None]:
+    """So many workers that wait for a job, each in a long-poll of its own, while there is none."""
+    stop, waiting = threading.Event(), threading.Semaphore(0)
+
+    def wait(worker: int) -> None:
+        call = Caller(url)
+        call("GET", "/healthz")
+        waiting.release()
+        while not stop.is_set():
+            name = f"bench-{worker % world.WORKERS}"
+            if call("POST", "/v1/jobs:lease", {"worker": name, "count": 1, "wait_s": _POLL_S})["leases"]:
+                raise SystemExit("there was a job: the workers were not idle")
+
+    with ThreadPoolExecutor(count) as pool:
+        polls = [pool.submit(wait, worker) for worker in range(count)]
+        for _ in range(count):
+            waiting.acquire()
+        time.sleep(_POLL_S)  # all of them have been at it for a while
+        try:
+            yield
+        finally:
+            stop.set()
+            for each in polls:
+                each.result()
+
+
+def health_seconds(url: str, count: int) -> list[float]:
+    """Seconds of so many requests for `/healthz`, one every twentieth of a second."""
+    call = Caller(url)
+    seconds = []
+    for _ in range(count):
+        time.sleep(_BEAT_S)
+        seconds.append(timed(lambda: call("GET", "/healthz")))
+    return seconds
 
 
 def front_seconds(url: str, count: int) -> tuple[list[float], int]:

@@ -40,6 +40,8 @@ def start(
     slack: Annotated[int | None, typer.Option(min=0, help="Ask when at most so many trials are open.")] = None,
     probe_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share drawn to audit predictors.")] = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Failures before it gives up.")] = None,
+    share: Annotated[float | None, typer.Option(help="Part of the workers' time, beside 1 of other searches.")] = None,
+    priority: Annotated[int | None, typer.Option(min=-9, max=9, help="Smaller is served first.")] = None,
     watching: Annotated[bool, typer.Option("--watch", help="Wait for its end.")] = False,
     url: Url = None,
     as_json: AsJson = False,
@@ -55,6 +57,8 @@ def start(
         slack=slack,
         probe_share=probe_share,
         max_failures=max_failures,
+        share=share,
+        priority=priority,
     )
     with connect(url) as client:
         search = client.searches.create(study, wanted)
