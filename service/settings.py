@@ -25,6 +25,12 @@ class Settings(BaseSettings):
     event_retention_count: int = Field(
         default=10_000, ge=0, description="So many of the newest events are kept, however old they are."
     )
+    step_s: float = Field(
+        default=600.0, gt=0, description="Seconds that a designer may compute for one ask; its search fails beyond."
+    )
+    steps: int = Field(
+        default=8, ge=1, description="Asks that a controller computes at the same time at most, each in a process."
+    )
     latency_age_s: float = Field(default=7 * 86400.0, gt=0, description="Older latencies are measured again.")
     datasets: str = Field(
         default="digits",

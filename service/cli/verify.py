@@ -17,14 +17,12 @@ def verify(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Ask every ask of a search again from what was stored, and compare (same library versions and machine type)."""
-    from service.controller import Controller
+    from service.controller import Stepper
     from service.db.artifacts import ArtifactStore
 
     settings = settings_with(home=home, database_url=database_url)
     with opened(home=settings.home, database_url=settings.database) as database:
-        store = ArtifactStore(settings.artifact_folder)
-        controller = Controller(database, store, "verify", lease_s=settings.lease_s, poll_s=settings.poll_s)
-        asks, wrong = controller.verify(search)
+        asks, wrong = Stepper(database, ArtifactStore(settings.artifact_folder)).verify(search)
     for mismatch in wrong:
         same = sum(then == now for then, now in zip(mismatch.stored, mismatch.again, strict=False))
         out.print(f"ask {mismatch.ask}: {same} of {len(mismatch.stored)} suggestions are the same")

@@ -23,6 +23,11 @@ class ArtifactStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are: for other processes."""
+        return self._folder
+
     def put(self, chunks: Iterable[bytes], expected: str | None = None) -> tuple[str, int]:
         """Stores the bytes; returns their digest and number.
 

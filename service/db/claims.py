@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import NotFound
@@ -39,17 +39,35 @@ class Progress:
     slack: int
     max_failures: int
 
+    @property
+    def end(self) -> tuple[SearchState, str] | None:
+        """How it ends by now, and why; None while it goes on."""
+        if self.failures > self.max_failures:
+            return SearchState.FAILED, f"{self.failures} trials failed, more than the {self.max_failures} allowed"
+        if self.counted >= self.budget and not self.open:
+            return SearchState.DONE, f"the budget of {self.budget} evaluations is spent"
+        return None
 
-def running(s: Session) -> list[int]:
-    """Ids of the searches that are to be advanced."""
-    return list(s.scalars(select(Search.id).where(Search.state == SearchState.RUNNING).order_by(Search.id)))
+    @property
+    def due(self) -> bool:
+        """Whether there is something to do: to end it, or to ask its designer."""
+        if self.state != SearchState.RUNNING:
+            return False
+        if self.end is not None:
+            return True
+        return self.counted + self.open < self.budget and self.open <= self.slack
+
+
+def running(s: Session, controller: str) -> list[int]:
+    """Ids of the searches that this controller may advance: those that run and that no other one has."""
+    query = select(Search.id).where(Search.state == SearchState.RUNNING, _free(now()) | _of(controller))
+    return list(s.scalars(query.order_by(Search.id)))
 
 
 def claim(s: Session, search_id: int, controller: str, lease_s: float) -> Claim | None:
     """Leases a running search, or renews the controller's own lease; None while another controller has it."""
     time = now()
-    free = or_(Search.controller.is_(None), Search.leased_until < time)
-    own = and_(Search.controller == controller, Search.controller.is_not(None))
+    free, own = _free(time), _of(controller)
     statement = (
         update(Search)
         .where(Search.id == search_id, Search.state == SearchState.RUNNING, or_(own, free))
@@ -64,10 +82,32 @@ def claim(s: Session, search_id: int, controller: str, lease_s: float) -> Claim 
     return None if token is None else Claim(search_id, token)
 
 
+def renew(s: Session, held: Claim, lease_s: float) -> bool:
+    """Pushes the end of a lease on; False if it is lost: another controller has the search, or it does not run."""
+    statement = (
+        update(Search)
+        .where(
+            Search.id == held.search_id,
+            Search.token == held.token,
+            Search.state == SearchState.RUNNING,
+            Search.controller.is_not(None),
+        )
+        .values(leased_until=now() + timedelta(seconds=lease_s))
+        .returning(Search.id)
+    )
+    return s.execute(statement, execution_options={"synchronize_session": False}).one_or_none() is not None
+
+
 def release(s: Session, held: Claim) -> None:
-    """Gives a search back, so that another controller need not wait for the lease to run out."""
+    """Gives a search back: whoever has its hands free first goes on with it."""
     statement = update(Search).where(Search.id == held.search_id, Search.token == held.token)
-    s.execute(statement.values(leased_until=now()), execution_options={"synchronize_session": False})
+    s.execute(statement.values(controller=None, leased_until=None), execution_options={"synchronize_session": False})
+
+
+def release_all(s: Session, controller: str) -> None:
+    """Gives back whatever a controller has."""
+    statement = update(Search).where(_of(controller)).values(controller=None, leased_until=None)
+    s.execute(statement, execution_options={"synchronize_session": False})
 
 
 def progress(s: Session, search_id: int) -> Progress:
@@ -97,3 +137,11 @@ def progress(s: Session, search_id: int) -> Progress:
         slack=search.slack,
         max_failures=search.max_failures,
     )
+
+
+def _free(time: datetime) -> ColumnElement[bool]:
+    return or_(Search.controller.is_(None), Search.leased_until < time)
+
+
+def _of(controller: str) -> ColumnElement[bool]:
+    return and_(Search.controller == controller, Search.controller.is_not(None))

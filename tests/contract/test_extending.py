@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.controller import Controller
+from service.controller import Stepper
 from service.core.errors import Conflict, Invalid, Stale
 from service.core.states import SearchState
 from service.db import searches, spaces
@@ -14,7 +14,7 @@ from service.db.artifacts import ArtifactStore
 from service.db.session import Database
 from service.wire.searches import SearchIn, SearchOut
 from service.wire.spaces import SpaceIn
-from tests.world import CPU, DIGITS, TINY, World
+from tests.world import CPU, DIGITS, TINY, World, advance
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def extend(world: World, search: int, budget: int) -> SearchOut:
         return searches.extend(s, search, budget)
 
 
-def run(world: World, controller: Controller, search: int) -> SearchOut:
-    """Lets controller and worker work until the search ends or nothing happens."""
+def run(world: World, stepper: Stepper, search: int) -> SearchOut:
+    """Lets steps and worker work until the search ends or nothing happens."""
     for _ in range(200):
-        wrote = controller.pass_once()
+        wrote = advance(world.database, stepper)
         leases = world.lease()
         if leases:
             world.complete(leases)
@@ -42,23 +42,23 @@ def run(world: World, controller: Controller, search: int) -> SearchOut:
 
 @pytest.mark.parametrize("designer", ["random", "evolution"])
 def test_a_finished_search_goes_on_and_can_still_be_verified(world: World, tmp_path: Path, designer: str) -> None:
-    controller = Controller(world.database, ArtifactStore(tmp_path), "c", lease_s=30, poll_s=0)
+    stepper = Stepper(world.database, ArtifactStore(tmp_path))
     body = SearchIn(name="one", designer=designer, budget=6, batch=4)
     with world.database.write() as s:
         search = searches.create(s, "study", body)[0].id
-    done = run(world, controller, search)
+    done = run(world, stepper, search)
     assert (done.state, done.counts.succeeded) == (SearchState.DONE, 6)
     first = [(trial.number, trial.key) for trial in world.trials(search)]
     longer = extend(world, search, 13)
     assert (longer.state, longer.budget, longer.ended_at) == (SearchState.RUNNING, 13, None)
     assert "extended to 13" in longer.reason
-    done = run(world, controller, search)
+    done = run(world, stepper, search)
     assert (done.state, done.counts.succeeded) == (SearchState.DONE, 13)
     assert done.ended_at is not None
     trials = world.trials(search)
     assert [(trial.number, trial.key) for trial in trials][: len(first)] == first
     assert len({trial.key for trial in trials}) == 13
-    asks, wrong = controller.verify(search)
+    asks, wrong = stepper.verify(search)
     assert (asks, wrong) == (4, [])
     # Its name still stands for the body it was made with.
     with world.database.write() as s:
@@ -107,12 +107,12 @@ def test_an_exhausted_search_just_ends_again(database: Database, tmp_path: Path)
         spaces.create(s, SpaceIn(name="tiny", plugin="mobilenetv3", options=small))
     world.worker("w", device=CPU, datasets=[DIGITS])
     world.study()
-    controller = Controller(database, ArtifactStore(tmp_path), "c", lease_s=30, poll_s=0)
+    stepper = Stepper(database, ArtifactStore(tmp_path))
     search = world.search(budget=50, batch=10).id
-    done = run(world, controller, search)
+    done = run(world, stepper, search)
     assert done.state == SearchState.DONE
     assert "exhausted" in done.reason
     extend(world, search, 60)
-    again = run(world, controller, search)
+    again = run(world, stepper, search)
     assert (again.state, again.counts) == (SearchState.DONE, done.counts)
     assert "exhausted" in again.reason

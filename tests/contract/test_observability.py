@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from service.app import create_app
-from service.controller import Controller
+from service.controller import Stepper
 from service.db import queue, tables
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
@@ -18,6 +18,7 @@ from service.db.tables import Job
 from service.settings import Settings
 from tests.dashboard_world import filled
 from tests.serving import Served, complete, lease, make_study, served
+from tests.world import advance
 
 
 @pytest.fixture
@@ -44,8 +45,7 @@ def test_jobs_searches_and_work_are_counted(server: Served, tmp_path: Path) -> N
     make_study(server.http)
     body = {"designer": "random", "budget": 8, "batch": 4, "probe_share": 0}
     server.http.post("/v1/studies/study/searches", json=body).raise_for_status()
-    controller = Controller(server.database, ArtifactStore(tmp_path / "artifacts"), "c", lease_s=30, poll_s=0.02)
-    assert controller.pass_once()
+    assert advance(server.database, Stepper(server.database, ArtifactStore(tmp_path / "artifacts")))
     assert value(server, "frontier_jobs", state="QUEUED") == 4
     assert value(server, "frontier_searches", state="RUNNING") == 1
     before = value(server, "frontier_worker_busy_seconds_total", worker="w1")  # the super-network's training

@@ -72,9 +72,9 @@ def test_a_released_search_is_free_at_once(world: World) -> None:
 def test_only_running_searches_are_claimed(world: World) -> None:
     search = world.search().id
     with world.database.write() as s:
-        assert searches.running(s) == [search]
+        assert searches.running(s, "c1") == [search]
         searches.set_state(s, search, "pause")
-        assert searches.running(s) == []
+        assert searches.running(s, "c1") == []
         assert searches.claim(s, search, "c1", 60) is None
         assert searches.claim(s, 99, "c1", 60) is None
 

@@ -13,17 +13,19 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, MetaData, create_engine, insert, select, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, insert, select, text, update
 
-from service.controller import Controller
-from service.core.states import SearchState, State
-from service.db import cloning, confirmations, events, front, predictors, queue, searches, studies
+from service.controller import Stepper
+from service.core.evaluators import EXTERNAL
+from service.core.states import OPEN, SearchState, State
+from service.db import checks, cloning, confirmations, events, front, own, predictors, queue, searches, studies
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
-from service.db.tables import Base, StudyMeasurement
+from service.db.tables import Base, Job, StudyMeasurement
 from service.wire.confirmations import ConfirmIn
 from service.wire.studies import CloneIn, FrontOut, ObjectiveIn
-from tests.world import World
+from service.wire.trials import SuggestIn, TrialCompleteIn
+from tests.world import World, advance
 
 FILES = sorted((Path(__file__).parents[1] / "data").glob("schema-*.db"))
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -103,6 +105,25 @@ def aware(value: object) -> object:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
+def id_of(released: Rows, table: str, name: str) -> int:
+    return next(int(row["id"]) for row in released[table] if row["name"] == name)
+
+
+def linked(released: Rows) -> list[int]:
+    """Numbers of the links of the study `study`; the first schema knew none, which counts as 0."""
+    study = id_of(released, "studies", "study")
+    return sorted(row.get("number", 0) for row in released["study_measurements"] if row["study_id"] == study)
+
+
+def taken_back(database: Database) -> int:
+    """Takes back all leases, which ran out long ago; their jobs need not wait for the pause that follows."""
+    with database.write() as s:
+        number = queue.expire(s)
+    with database.write() as s:
+        s.execute(update(Job).values(not_before=None))
+    return number
+
+
 def found_front(world: World) -> FrontOut:
     with world.database.read() as s:
         return front.front(s, "study")
@@ -132,7 +153,9 @@ def test_nothing_is_lost_or_changed(released: Rows, upgraded: Database) -> None:
 
 
 def test_the_front_is_that_of_the_stored_trials(released: Rows, upgraded: Database) -> None:
-    measured = [row["metrics"] for row in released["trials"] if row["state"] == State.SUCCEEDED]
+    study = id_of(released, "studies", "study")
+    ended = [row for row in released["trials"] if row["state"] == State.SUCCEEDED]
+    measured = [row["metrics"] for row in ended if row["study_id"] == study]
     kept = [(row["error"], row["macs"]) for row in measured if row["params"] <= LARGEST_PARAMS]
     best = {a for a in kept if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in kept)}
     found = found_front(World(upgraded))
@@ -143,48 +166,92 @@ def test_the_front_is_that_of_the_stored_trials(released: Rows, upgraded: Databa
 
 def test_work_goes_on_where_it_stood(released: Rows, upgraded: Database, tmp_path: Path) -> None:
     world = World(upgraded)
-    finished, running = (next(r["id"] for r in released["searches"] if r["name"] == n) for n in ("finished", "running"))
-    still_open = {row["id"] for row in released["trials"] if row["state"] in ("QUEUED", "LEASED")}
-    with upgraded.write() as s:
-        assert queue.expire(s) == 1
+    finished, running = (id_of(released, "searches", name) for name in ("finished", "running"))
+    still_open = [row for row in released["jobs"] if row["state"] in OPEN]
+    assert taken_back(upgraded) == sum(row["state"] == State.LEASED for row in still_open)
     leases = world.lease()
-    assert {row["trial_id"] for row in released["jobs"] if row["id"] in {lease.job for lease in leases}} == still_open
+    assert {each.job for each in leases} == {row["id"] for row in still_open if row["needs_evaluator"] != EXTERNAL}
     world.complete(leases)
     assert set(world.states(running)) == {"SUCCEEDED", "FAILED", "INFEASIBLE"}
 
-    controller = Controller(upgraded, ArtifactStore(tmp_path), "later", lease_s=30, poll_s=0)
+    stepper = Stepper(upgraded, ArtifactStore(tmp_path))
     with upgraded.write() as s:
         assert searches.get(s, finished).state == SearchState.DONE
         searches.set_state(s, running, "cancel")
         searches.extend(s, finished, 20)
-    assert controller.pass_once()
+    assert advance(upgraded, stepper)
     world.complete(world.lease())
-    controller.pass_once()
+    advance(upgraded, stepper)
     with upgraded.read() as s:
         assert searches.get(s, finished).state == SearchState.DONE
         assert searches.get(s, finished).counts.succeeded == 20
+    found = list(checks.run(upgraded, ArtifactStore(tmp_path)))
+    assert [each for each in found if not each.ok and each.name != "artifacts"] == []
+
+
+def test_a_pipeline_goes_on_where_it_stood(released: Rows, upgraded: Database, tmp_path: Path) -> None:
+    known = {row["name"]: row for row in released["searches"]}
+    if "pipeline" not in known:
+        pytest.skip("the release had no trials over REST")
+    taken_back(upgraded)
+    search, budget = known["pipeline"]["id"], known["pipeline"]["budget"]
+    with upgraded.write() as s:
+        taken = own.suggest(s, search, SuggestIn(worker="pipeline", count=budget)).trials
+    assert len(taken) == budget - known["pipeline"]["completions"]
+    for trial in taken:
+        with upgraded.write() as s:
+            own.complete(s, trial.trial, TrialCompleteIn(token=trial.token, metrics={"error": 0.5}, seconds=1.0))
+    advance(upgraded, Stepper(upgraded, ArtifactStore(tmp_path)))
+    with upgraded.read() as s:
+        ended = searches.get(s, search)
+    assert (ended.state, ended.counts.succeeded) == (SearchState.DONE, budget)
+
+
+def test_devices_are_those_that_workers_announced(released: Rows, upgraded: Database) -> None:
+    announced = {row["device"]["name"]: row for row in released["workers"]}
+    devices = {row["name"]: row for row in read(upgraded.engine)["devices"]}
+    assert devices.keys() == announced.keys()
+    for name, worker in announced.items():
+        for field in ("type", "memory_mb", "software"):
+            assert devices[name][field] == worker["device"][field]
+        assert devices[name]["created_at"] <= worker["created_at"]
+        assert devices[name]["last_seen_at"] >= worker["last_seen_at"]
+
+
+def test_what_the_queue_got_new_is_as_if_nobody_had_asked_for_it(upgraded: Database) -> None:
+    rows = read(upgraded.engine)
+    assert {(row["share"], row["priority"], row["turn"]) for row in rows["searches"]} == {(1.0, 0, 0.0)}
+    for table, columns in {
+        "jobs": ("failure", "needs_device_type", "needs_memory_mb"),
+        "trials": ("earlier",),
+        "studies": ("resources",),
+        "supernets": ("resources",),
+        "measurements": ("spread",),
+    }.items():
+        assert {row[column] for row in rows[table] for column in columns} == {None}
 
 
 def test_what_is_new_works_on_what_is_old(released: Rows, upgraded: Database) -> None:
     world = World(upgraded)
-    finished = next(row["id"] for row in released["searches"] if row["name"] == "finished")
+    finished = id_of(released, "searches", "finished")
     before = found_front(world)
     with upgraded.write() as s:
         confirmation = confirmations.create(s, finished, ConfirmIn(best=2, seeds=2))
         copy, new = cloning.clone(s, "study", CloneIn(name="copy", objectives=[ObjectiveIn(metric="error")]))
-    assert (new, copy.measurements) == (True, len(released["study_measurements"]))
+    assert (new, copy.measurements) == (True, len(linked(released)))
+    taken_back(upgraded)
     with upgraded.write() as s:
-        searches.set_state(s, next(row["id"] for row in released["searches"] if row["name"] == "running"), "cancel")
+        searches.set_state(s, id_of(released, "searches", "running"), "cancel")
     world.complete(world.lease())
     with upgraded.read() as s:
         assert confirmations.get(s, confirmation.id).done == 2 * len(confirmation.architectures)
         numbers = [event.number for event in events.after(s, 0, limit=1000)]
         assert numbers == list(range(1, events.last(s) + 1))
         assert numbers[-1] > max(row["number"] for row in released["events"])
-        own = select(StudyMeasurement.number).where(StudyMeasurement.study_id == studies.row(s, "study").id)
-        linked = sorted(s.scalars(own))
-        assert linked[: len(released["study_measurements"])] == [0] * len(released["study_measurements"])
-        assert all(number in numbers for number in linked[len(released["study_measurements"]) :])
+        links = select(StudyMeasurement.number).where(StudyMeasurement.study_id == studies.row(s, "study").id)
+        linked_now, linked_before = sorted(s.scalars(links)), linked(released)
+        assert linked_now[: len(linked_before)] == linked_before
+        assert all(number in numbers for number in linked_now[len(linked_before) :])
         assert predictors.page(s, 10).items[0].state == State.SUCCEEDED
         (point,) = front.front(s, "copy").points
         assert point.metrics["error"] == min(each.metrics["error"] for each in before.points)
