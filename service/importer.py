@@ -7,6 +7,7 @@ that brings them, large ones are jobs that an `Importer` takes from the queue.
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 import traceback
@@ -20,16 +21,17 @@ from typing import IO, TypeAlias, final
 
 import numpy as np
 import structlog
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.core.errors import FrontierError, Invalid, NotFound, Stale, Stop
 from service.core.failures import Failure
+from service.core.pauses import pause_s
 from service.core.states import State
 from service.db import ending, imports, jobs, queue
 from service.db.artifacts import ArtifactStore
 from service.db.imports import Meaning, Taken, Target, Written
 from service.db.ledger import context_of
+from service.db.outages import outage
 from service.db.session import Database
 from service.db.tables import now
 from service.exchange import Errors, Layout, Rows, Spool, read
@@ -43,6 +45,7 @@ PAUSE_S = 0.01
 
 _BEAT_S = 1.0
 _IDLE_S = 0.5
+_LONGEST_PAUSE_S = 5.0
 
 WRITERS: Mapping[str, int] = {"sqlite": 1, "postgresql": 3}
 """Transactions of one import at the same time. Of disjoint keys, they wait for each other at their ends alone."""
@@ -251,6 +254,11 @@ class _Interrupted(Exception):
     """The process is asked to end."""
 
 
+def _passes(error: Exception) -> bool:
+    """Whether waiting can help: the database is away, busy or full, or the disk is."""
+    return outage(error) is not None or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
 @final
 class Importer:
     """Does the queue's imports, one at a time. ``name`` is unique among importers."""
@@ -266,14 +274,17 @@ class Importer:
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set; the import that is going on then is handed back, to be gone on with."""
         self._stop = stop
+        failures = 0
         while not stop.is_set():
             try:
-                busy = self.pass_once()
-            except OperationalError as error:
-                _log.warning("database unavailable", error=str(error.orig))
-                busy = False
+                busy, failures = self.pass_once(), 0
+            except Exception as error:
+                if not _passes(error):
+                    raise
+                busy, failures = False, failures + 1
+                _log.warning("waiting", error=str(error))
             if not busy:
-                stop.wait(_IDLE_S)
+                stop.wait(pause_s(failures, _LONGEST_PAUSE_S) if failures else _IDLE_S)
 
     def pass_once(self) -> bool:
         """Does one import, if one waits. True if one did."""
@@ -286,9 +297,6 @@ class Importer:
             outcome = self._import(taken)
         except Stale:
             _log.warning("import lost", job=taken.job)
-        except OperationalError:
-            # The lease runs out, and somebody goes on.
-            raise
         except _Interrupted:
             self._fail(taken, State.QUEUED, Failure.DRAINED, "the importer was asked to end", began)
         except Stop:
@@ -301,6 +309,8 @@ class Importer:
             )
             self._fail(taken, State.CANCELLED, Failure.CANCELLED, said, began)
         except Exception as error:
+            if _passes(error):
+                raise  # the lease runs out, and somebody goes on
             expected = isinstance(error, FrontierError)
             if not expected:
                 _log.exception("import failed", job=taken.job)

@@ -1,5 +1,4 @@
-"""Connections to SQLite and PostgreSQL: how each is opened, begins a transaction, waits, and is replaced once broken.
-"""
+"""Connections to SQLite and PostgreSQL: how each is opened, begins a transaction, waits, is replaced once broken."""
 
 from __future__ import annotations
 
