@@ -30,7 +30,7 @@ def list_failures(
 
     Dead letters (jobs that are FAILED or LOST) and jobs that wait for another try. Those that failed alike are one
     group: of one kind, with one class of failure and, but for numbers, digests, paths and workers, one reason. The
-    newest 5,000 of either are looked at; `more` says whether there are older ones.
+    newest 2,000 of either are looked at; `more` says whether there are older ones.
     """
     with db.read() as session:
         return failures.groups(session, kind=kind, study=study, search=search, since=since)

@@ -19,7 +19,7 @@ from service.db.paging import checked_id
 from service.db.tables import Job, Search, Study
 from service.wire.jobs import FailureGroup, FailuresOut, JobKind, JobsIn
 
-NEWEST = 5000
+NEWEST = 2000
 """Failed jobs that are looked at for groups: the newest, of dead letters and of jobs that wait for another try each."""
 
 GROUPS = 200

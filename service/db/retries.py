@@ -191,19 +191,20 @@ def _plan_trainings(s: Session, plan: _Plan, jobs: Sequence[Job]) -> list[Supern
 
 
 def _plan_others(s: Session, plan: _Plan, jobs: Sequence[Job]) -> None:
-    """Decides about jobs that have only a result: of those that do the same, the newest is enough."""
-    if not jobs:
-        return
-    columns = (Job.id, Job.kind, Job.study_id, Job.search_id, Job.architecture_id, Job.predictor_id, Job.payload)
-    newer = select(*columns).where(
-        Job.id > min(job.id for job in jobs),
-        Job.kind.in_({job.kind for job in jobs}),
-        Job.study_id.in_({job.study_id for job in jobs}),
+    """Decides about jobs that have only a result: of those that do the same to an architecture, the newest is enough.
+
+    Scores and audits are cheap, and imports change nothing the second time: those are not compared.
+    """
+    plan.take(job for job in jobs if job.architecture_id is None)
+    compared = [job for job in jobs if job.architecture_id is not None]
+    columns = (Job.id, Job.kind, Job.study_id, Job.architecture_id, Job.payload)
+    others = select(*columns).where(
+        Job.architecture_id.in_({job.architecture_id for job in compared}),
         Job.trial_id.is_(None),
         Job.state.in_((*OPEN, State.SUCCEEDED)),
     )
-    does = {_task(row): int(row.id) for row in s.execute(newer.order_by(Job.id))}
-    for job in sorted(jobs, key=lambda each: -each.id):
+    does = {_task(row): int(row.id) for row in s.execute(others.order_by(Job.id))} if compared else {}
+    for job in sorted(compared, key=lambda each: -each.id):
         other = does.setdefault(_task(job), job.id)
         if other > job.id:
             plan.leave([job], f"job {other} does the same")
@@ -212,8 +213,7 @@ def _plan_others(s: Session, plan: _Plan, jobs: Sequence[Job]) -> None:
 
 
 def _task(job: Job | Row[*tuple[Any, ...]]) -> tuple[object, ...]:
-    about = (job.kind, job.study_id, job.search_id, job.architecture_id, job.predictor_id)
-    return (*about, json.dumps(job.payload, sort_keys=True))
+    return (job.kind, job.study_id, job.architecture_id, json.dumps(job.payload, sort_keys=True))
 
 
 # ---------------------------------------------------------------------- how
