@@ -5,13 +5,19 @@ DEMO_ARGS ?=
 # The package index torch comes from; a GPU user names that of a CUDA build (README, Installation).
 TORCH_INDEX ?=
 
-.PHONY: demo test check bench clean
+# What `make chaos` kills in which order.
+SEED ?= 1
+
+.PHONY: demo test chaos check bench clean
 
 demo: .venv/installed
 	$(BIN)/frontier demo $(if $(ONCE),--once) $(DEMO_ARGS)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+chaos: .venv/installed-test
+	CHAOS_EVALUATIONS=500 CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/acceptance/test_chaos.py
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
