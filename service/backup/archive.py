@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,7 +26,7 @@ from service.core.errors import Conflict, Invalid
 from service.db.artifacts import sync_folder
 from service.wire.base import Digest, Wire
 
-FORMAT = "frontier-backup"
+FORMAT: Final = "frontier-backup"
 MANIFEST = "manifest.json"
 ARTIFACTS = "artifacts/"
 DATABASES = {"sqlite": "database.sqlite", "postgresql": "database.pgdump"}
@@ -105,12 +105,11 @@ def written(file: Path, created_at: datetime, *, force: bool) -> Iterator[Writer
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     # It holds hashes of keys. What was left by a backup that was killed is overwritten.
-    handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "r+b") as output:
-        try:
-            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"another backup is being written to {part}") from error
+        os.fchmod(handle, 0o600)
+        if not _locked(handle, part):
+            raise Conflict(f"another backup is being written to {part}")
         try:
             output.truncate()
             # Level 1: a database shrinks to nearly as little as at higher ones, several times as fast.
@@ -123,6 +122,15 @@ def written(file: Path, created_at: datetime, *, force: bool) -> Iterator[Writer
             part.unlink(missing_ok=True)
             raise
     sync_folder(file.parent)
+
+
+def _locked(handle: int, part: Path) -> bool:
+    """Locks an open file for its writer, if it still is the one of that name: another may just have completed it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def chunks_of(file: Path) -> Iterator[bytes]:

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.orm import Session
-
 from service.backup import postgresql
 from service.backup.archive import ARTIFACTS, DATABASES, MANIFEST, Manifest, Member, Report, Writer, chunks_of, written
-from service.core.errors import Conflict, NotFound
+from service.core.errors import NotFound
 from service.db import snapshots
 from service.db.artifacts import ArtifactStore, digest_of
-from service.db.session import Database, known_revisions
+from service.db.session import Database
 from service.db.tables import now
 
 
@@ -32,56 +30,68 @@ def make(
     store: ArtifactStore,
     file: Path,
     *,
-    url: str,
     release: str,
     force: bool = False,
     programs: Path | None = None,
     report: Report = lambda _what, _done, _total: None,
 ) -> Made:
-    """Writes the database of ``url``, as it is at one moment, and the artifacts that it knows by then, to ``file``.
+    """Writes the database, as it is at one moment, and the artifacts that it knows by then, to ``file``.
 
     Artifacts are never rewritten nor removed, so they are read after that moment. ``programs``: the folder of
     ``pg_dump``; the PATH if None. Raises `Conflict` if the file is there and ``force`` is not given, for a database
     without a schema or with a newer one than this release knows, and if ``pg_dump`` fails; `Unavailable` without a
     ``pg_dump`` that is new enough.
     """
-    revision = database.revision()
-    if revision not in known_revisions():
-        raise Conflict(f"the database {database.schema_problem()}; there is nothing that this release could back up")
     with written(file, created := now(), force=force) as writer:
-        with database.read() as s:
-            held = snapshots.contents(s)
-            if database.dialect == "sqlite":
-                tool = f"SQLite {sqlite3.sqlite_version}"
-                stored = _add_sqlite(writer, s, file.parent, report)
-            else:
-                at_least = snapshots.postgresql_version(s)
-                found = postgresql.find("pg_dump", programs, at_least, "the server of")
-                tool = found.said
-                dumped = postgresql.dump(found, url, snapshots.share_postgresql(s))
-                stored = writer.add(DATABASES["postgresql"], _told(dumped, report))
-        absent = _add_artifacts(writer, store, held, report)
+        taken = _SAVED[database.dialect](writer, database, file.parent, programs, report)
+        absent = _add_artifacts(writer, store, taken.held, report)
         manifest = Manifest(
             release=release,
-            revision=revision,
+            revision=taken.held.revision,
             dialect="sqlite" if database.dialect == "sqlite" else "postgresql",
-            tool=tool,
+            tool=taken.tool,
             created_at=created,
-            events=held.events,
-            database=stored,
-            artifacts={digest: size for digest, size in held.artifacts.items() if digest not in absent},
+            events=taken.held.events,
+            database=taken.stored,
+            artifacts={digest: size for digest, size in taken.held.artifacts.items() if digest not in absent},
             absent=sorted(absent),
         )
         writer.add(MANIFEST, [manifest.model_dump_json(indent=1).encode()])
     return Made(manifest, file.stat().st_size)
 
 
-def _add_sqlite(writer: Writer, s: Session, folder: Path, report: Report) -> Member:
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A database in the archive: what goes with it, the program that read it, and the file that holds it."""
+
+    held: snapshots.Contents
+    tool: str
+    stored: Member
+
+
+def _save_sqlite(writer: Writer, database: Database, folder: Path, _programs: Path | None, report: Report) -> _Taken:
     # Beside the archive: there is room for it, and for nothing larger elsewhere.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".backup-") as scratch:
         copy = Path(scratch) / "copy"
-        snapshots.copy_sqlite(s, copy, lambda done, total: report("copying the database", done, total))
-        return writer.add(DATABASES["sqlite"], _told(chunks_of(copy), report, copy.stat().st_size), compress=True)
+        with database.read() as s:
+            held = snapshots.contents(s)
+            snapshots.copy_sqlite(s, copy, lambda done, total: report("copying the database", done, total))
+        # The snapshot is over: while it is open, SQLite's log beside the file only grows.
+        chunks = _told(chunks_of(copy), report, copy.stat().st_size)
+        return _Taken(held, f"SQLite {sqlite3.sqlite_version}", writer.add(DATABASES["sqlite"], chunks, compress=True))
+
+
+def _save_postgresql(
+    writer: Writer, database: Database, _folder: Path, programs: Path | None, report: Report
+) -> _Taken:
+    with database.read() as s:
+        held = snapshots.contents(s)
+        tool = postgresql.find("pg_dump", programs, snapshots.postgresql_version(s), "the server of")
+        chunks = _told(postgresql.dump(tool, database.url, snapshots.share_postgresql(s)), report)
+        return _Taken(held, tool.said, writer.add(DATABASES["postgresql"], chunks))
+
+
+_SAVED = {"sqlite": _save_sqlite, "postgresql": _save_postgresql}
 
 
 def _told(chunks: Iterator[bytes], report: Report, total: int | None = None) -> Iterator[bytes]:

@@ -86,7 +86,6 @@ def backup(
             database,
             ArtifactStore(settings.artifact_folder),
             file,
-            url=settings.database,
             release=version("frontier-nas"),
             force=force,
             programs=pg_bin,

@@ -42,8 +42,8 @@ def api(
     from service.cli.keys import guarded
 
     settings = settings_with(home=home, host=host, port=port, database_url=database_url)
-    _refuse_misfit(settings)
     bound = bind(settings, lambda: guarded(settings)) if listener is None else socket.socket(fileno=listener)
+    _refuse_misfit(settings)
     configure(settings.log_level, "api")
 
     from service import app

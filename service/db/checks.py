@@ -57,10 +57,14 @@ def run(
         return
     for name, check in _INVARIANTS.items():
         yield _checked(database, name, check)
-    registered: list[_Registered] = []
-    readable = _checked(database, "artifacts", lambda s: registered.extend(_registered(s)) or ())
+    try:
+        with database.read() as s:
+            registered = _registered(s)
+    except SQLAlchemyError as error:
+        yield _unreadable("artifacts", error)
+        return
     # Files are read when the transaction is over: there may be many, and large ones.
-    yield _limited("artifacts", _artifacts(registered, store, deep, report)) if readable.ok else readable
+    yield _limited("artifacts", _artifacts(registered, store, deep, report))
 
 
 def _checked(database: Database, name: str, check: Callable[[Session], Iterable[str]]) -> Check:
@@ -68,7 +72,11 @@ def _checked(database: Database, name: str, check: Callable[[Session], Iterable[
         with database.read() as s:
             return _limited(name, check(s))
     except SQLAlchemyError as error:
-        return Check(name, (f"cannot be read: {_said(error)}",))
+        return _unreadable(name, error)
+
+
+def _unreadable(name: str, error: SQLAlchemyError) -> Check:
+    return Check(name, (f"cannot be read: {_said(error)}",))
 
 
 def _limited(name: str, problems: Iterable[str]) -> Check:
@@ -156,22 +164,20 @@ def _leases(s: Session) -> Iterator[str]:
 
 def _completions(s: Session) -> Iterator[str]:
     """The ends of each search are numbered 1, 2, ...; a trial that was tried again has more than one."""
-    plain = (
-        select(Trial.search_id, func.count(Trial.completion), func.max(Trial.completion))
-        .where(Trial.completion.is_not(None))
-        .group_by(Trial.search_id)
+    number = Trial.completion
+    sums = select(
+        Trial.search_id, func.count(number), func.count(number.distinct()), func.min(number), func.max(number)
     )
-    distinct = select(Trial.search_id, func.count(Trial.completion.distinct())).group_by(Trial.search_id)
-    different = dict(s.execute(distinct).tuples().all())
-    right = {each: count for each, count, last in s.execute(plain) if count == last == different[each]}
+    plain = sums.where(number.is_not(None)).group_by(Trial.search_id)
+    whole = {search: last for search, *counts, first, last in s.execute(plain) if first == 1 and {last} == set(counts)}
     for search, completions in s.execute(select(Search.id, Search.completions).order_by(Search.id)):
-        if right.get(search, 0) == completions:
+        if whole.get(search, 0) == completions:
             continue
-        ended = Counted(s.scalars(select(Trial.completion).where(Trial.search_id == search)))
+        numbered = select(Trial.completion).where(Trial.search_id == search)
+        ended: Counted[int] = Counted(each for each in s.scalars(numbered) if each is not None)
         for earlier in s.scalars(select(Trial.earlier).where(Trial.search_id == search, Trial.earlier.is_not(None))):
             # To be tried again has a number too: it is a change that whoever follows the search must see.
             ended.update(number for each in earlier for number in (each["completion"], each["reopened"]))
-        ended.pop(None, None)
         numbers = set(range(1, completions + 1))
         for wrong, why in (
             (sorted(numbers - set(ended)), "no trial has"),

@@ -115,7 +115,7 @@ class Database:
                 with connection.begin():
                     if self.dialect == "postgresql":
                         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
-                    _refuse_unknown(connection)
+                    known_revision(connection)
                     command.upgrade(_config(connection), "head")
         finally:
             engine.dispose()
@@ -163,10 +163,12 @@ def newest_revision() -> str:
     return known_revisions()[0]
 
 
-def _refuse_unknown(connection: Connection) -> None:
+def known_revision(connection: Connection) -> str | None:
+    """The revision of the schema; None where there is none. Raises `Conflict` if a newer release wrote it."""
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found not in known_revisions():
         raise Conflict(f"the database {_newer(found)}")
+    return found
 
 
 def _newer(revision: str) -> str:

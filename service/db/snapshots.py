@@ -12,8 +12,9 @@ from typing import cast
 from sqlalchemy import inspect, select, text, update
 from sqlalchemy.orm import Session
 
+from service.core.errors import Conflict
 from service.db import events
-from service.db.session import Database
+from service.db.session import Database, known_revision
 from service.db.tables import Artifact, Counter, Event
 
 _PAGES = 4096
@@ -25,16 +26,23 @@ _JUMP = 2**40
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What goes with the tables: the number of the newest event, and artifacts as digest → bytes."""
+    """What goes with the tables: their revision, the number of the newest event, and artifacts as digest → bytes."""
 
+    revision: str
     events: int
     artifacts: Mapping[str, int]
 
 
 def contents(s: Session) -> Contents:
-    """Reads only what every released schema has, so that an old database can be saved before it is upgraded."""
+    """Reads only what every released schema has, so that an old database can be saved before it is upgraded.
+
+    Raises `Conflict` for a database without a schema, or with a newer one than this release knows.
+    """
+    revision = known_revision(s.connection())
+    if revision is None:
+        raise Conflict("the database has no schema: there is nothing to back up")
     stored = select(Artifact.digest, Artifact.size).order_by(Artifact.digest)
-    return Contents(events.last(s), dict(s.execute(stored).tuples().all()))
+    return Contents(revision, events.last(s), dict(s.execute(stored).all()))
 
 
 def copy_sqlite(s: Session, target: Path, report: Callable[[int, int], None]) -> None:
