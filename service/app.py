@@ -97,7 +97,9 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serves until SIGINT or SIGTERM. ``listener`` is a bound socket to use instead of binding one."""
     app = create_app(settings)
     with listener or bind(settings, lambda: _guarded(app.state.database)) as bound:
-        asyncio.run(run_server(server_of(app), app, bound))
+        server = server_of(app)
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(run_server(server, app, bound))
 
 
 def _guarded(database: Database) -> bool:

@@ -115,6 +115,7 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
                 token=report.token,
                 worker=report.worker,
                 study_id=subject.study.id,
+                spreads=result.spreads,
             )
         )
         owners.append(index)

@@ -94,7 +94,7 @@ class StudyOut(Wire):
     evaluator: EvaluatorSpec
     supernet: Name | None
     seed: int
-    resources: Resources
+    resources: Resources = Field(description="What a device must have for its evaluations.")
     searches: int = Field(description="Number of searches.")
     measurements: int = Field(description="Number of measurements linked to the study.")
     created_at: Time

@@ -17,11 +17,11 @@ from service.core.errors import Invalid, NotFound
 from service.core.failures import Failure
 from service.core.metrics import Circumstances
 from service.core.states import State
-from service.db import architectures, devices, front, ledger, studies, tables, workers
+from service.db import architectures, devices, front, ledger, queue, studies, tables, workers
 from service.db.session import Database
 from service.settings import Settings
 from service.wire.base import Json
-from service.wire.jobs import Device, DeviceOut, FailIn, Lease
+from service.wire.jobs import CompleteBatch, CompleteIn, Device, DeviceOut, FailIn, Lease
 from service.wire.studies import ObjectiveIn
 from tests.commands import Run, runner
 from tests.serving import Served, served
@@ -292,3 +292,16 @@ def test_unknown_classes_of_failure_are_refused(server: Served, path: str) -> No
     assert server.http.post(path, json=body | {"failure": "bug"}).status_code == 404
     assert {each.value for each in Failure} >= {"lost", "unavailable", "invalid", "drained"}
     assert FailIn(token=1, state=State.FAILED, failure=Failure.LOST, reason="").failure is Failure.LOST
+
+
+def test_the_spread_is_kept_with_the_latency(timed: World) -> None:
+    timed.ask(timed.search().id, timed.genes(1))
+    (lease,) = timed.lease(worker="g")
+    result = {"metrics": dict(measured(lease)), "device": "gpu-b", "spreads": {"latency_ms@gpu-b": 0.25}}
+    one = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=1.0)
+    with timed.database.write() as s:
+        queue.complete(s, [CompleteBatch(worker="g", results=[one])])
+    with timed.database.read() as s:
+        found = {each.metric: each.spread for each in front.measurements(s, "study", 10).items}
+    assert found["latency_ms@gpu-b"] == 0.25
+    assert found["error"] is None
