@@ -115,7 +115,9 @@ class Controller:
                     if isinstance(error, SQLAlchemyError) and found is None:
                         raise
                     failures += 1
-                    _log.warning("waiting", cause=None if found is None else found.cause, error=str(error))
+                    _log.warning(
+                        "waiting", cause=None if found is None else found.cause, error=str(error.__cause__ or error)
+                    )
                 self._rest(stop, pause_s(failures, _LONGEST_PAUSE_S) if failures else self._poll_s)
         finally:
             self._close()
