@@ -132,7 +132,9 @@ class Report:
 
     def show(self, chaos: Chaos, dialect: str) -> None:
         """What was done to the processes, and what came of it."""
-        table = Table(title=f"chaos on {dialect}: {BUDGET} evaluations, seed {SEED}", title_justify="left")
+        table = Table(
+            title=f"chaos on {dialect}: {BUDGET} evaluations, seed {SEED}", title_justify="left", min_width=60
+        )
         table.add_column("what")
         table.add_column("how often", justify="right")
         for kind in ("api", "controller", "worker"):
