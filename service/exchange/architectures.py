@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, compress, repeat
+from operator import ne
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.space import Bools, Genes, InvalidArchitecture, Option, SearchSpace, Unsupported
+from service.exchange import cells
 from service.exchange.cells import Bad, loaded
 from service.exchange.layout import CONFIG
 from service.exchange.readers import Batch
@@ -78,38 +81,45 @@ class Architectures:
     # ------------------------------------------------------------------ each returns genes, said, wrong
 
     def _by_config(self, batch: Batch, good: Bools, note: Note) -> tuple[Genes, Bools, Bools]:
-        values = [value if ok else None for value, ok in zip(batch.columns["config"], good.tolist(), strict=True)]
-        if any(type(value) is str for value in values):
-            values = [value if value is None else loaded(value, dict, "an object of choices") for value in values]
-        said = np.fromiter((value is not None for value in values), bool, len(values))
-        genes, wrong = np.zeros((len(values), self._width), dtype=np.int8), said.copy()
-        configs = [(index, value) for index, value in enumerate(values) if type(value) is dict]
-        lengths = np.fromiter((len(config) for _, config in configs), np.int64, len(configs))
-        rows = np.repeat(np.fromiter((index for index, _ in configs), np.int64, len(configs)), lengths)
-        try:
-            if bool in set(map(type, chain.from_iterable(config.values() for _, config in configs))):
-                raise TypeError  # True is found as 1
-            items = chain.from_iterable(config.items() for _, config in configs)
-            codes = np.fromiter(map(self._codes.get, items, _nowhere()), np.int64, int(lengths.sum()))
-        except TypeError:
-            codes = np.full(int(lengths.sum()), -1)  # lists and objects are no options: each row is looked at
-        given = np.zeros(genes.shape, dtype=bool)
-        known = codes >= 0
-        genes[rows[known], codes[known] >> 7] = codes[known] & 127
-        given[rows[known], codes[known] >> 7] = True
-        for index, _ in configs:
-            wrong[index] = False
-        wrong[rows[~known]] = True
-        wrong |= said & self._incomplete(genes, given)
+        values = batch.columns["config"] if good.all() else _masked(batch.columns["config"], good)
+        begins = _begins(values)
+        first, places = list(compress(values, begins.tolist())), np.cumsum(begins) - 1
+        if str in set(map(type, first)):
+            first = [loaded(value, dict, "an object of choices") if type(value) is str else value for value in first]
+        read, wrong = self._read(first)
+        genes, wrong = read[places], wrong[places]
         for index in np.flatnonzero(wrong).tolist():
-            value = values[index]
+            value = values[index] if type(values[index]) is dict else first[places[index]]
             if isinstance(value, Bad):
                 note(index, "config", value.message)
             elif type(value) is not dict:
                 note(index, "config", f"must be an object of choices, is {value!r:.80}")
             else:
                 wrong[index] = not self._exactly(genes, index, value, "config", note)
-        return genes, said, wrong
+        return genes, cells.said(values), wrong
+
+    def _read(self, configs: Sequence[Any]) -> tuple[Genes, Bools]:
+        """Genes (n, d), and which configs have to be looked at one by one (n,). None is neither."""
+        genes, wrong = np.zeros((len(configs), self._width), dtype=np.int8), cells.said(configs)
+        there = np.fromiter((type(config) is dict for config in configs), bool, len(configs))
+        objects = _objects(configs)
+        lengths = np.fromiter(map(len, objects), np.int64, len(objects))
+        rows = np.repeat(np.flatnonzero(there), lengths)
+        try:
+            if bool in set(map(type, chain.from_iterable(map(dict.values, objects)))):
+                raise TypeError  # True is found as 1
+            items = chain.from_iterable(map(dict.items, objects))
+            codes = np.fromiter(map(self._codes.get, items, repeat(-1)), np.int64, len(rows))
+        except TypeError:
+            codes = np.full(len(rows), -1)  # lists and objects are no options: each row is looked at
+        given = np.zeros(genes.shape, dtype=bool)
+        known = codes >= 0
+        genes[rows[known], codes[known] >> 7] = codes[known] & 127
+        given[rows[known], codes[known] >> 7] = True
+        incomplete = self._incomplete(genes, given)
+        incomplete[rows[~known]] = True
+        wrong[there] = incomplete[there]
+        return genes, wrong
 
     def _by_choice(self, batch: Batch, good: Bools, note: Note) -> tuple[Genes, Bools, Bools]:
         genes = np.zeros((batch.count, self._width), dtype=np.int8)
@@ -139,7 +149,7 @@ class Architectures:
         return genes, said, wrong | incomplete
 
     def _by_genes(self, batch: Batch, good: Bools, note: Note) -> tuple[Genes, Bools, Bools]:
-        values = [value if ok else None for value, ok in zip(batch.columns["genes"], good.tolist(), strict=True)]
+        values = _masked(batch.columns["genes"], good)
         if any(type(value) is str for value in values):
             values = [value if value is None else loaded(value, list, "a list of integers") for value in values]
         said = np.fromiter((value is not None for value in values), bool, len(values))
@@ -169,7 +179,7 @@ class Architectures:
         return genes, said, wrong
 
     def _by_notation(self, batch: Batch, good: Bools, note: Note) -> tuple[Genes, Bools, Bools]:
-        values = [value if ok else None for value, ok in zip(batch.columns["arch"], good.tolist(), strict=True)]
+        values = _masked(batch.columns["arch"], good)
         said = np.fromiter((value is not None for value in values), bool, len(values))
         genes, wrong = np.zeros((len(values), self._width), dtype=np.int8), said.copy()
         known: dict[str, Genes | str] = {}
@@ -223,9 +233,26 @@ class Architectures:
 _ABSENT, _UNKNOWN = -1, -2
 
 
-def _nowhere() -> Any:
-    while True:
-        yield -1
+def _masked(values: Sequence[Any], good: Bools) -> list[Any]:
+    return [value if ok else None for value, ok in zip(values, good.tolist(), strict=True)]
+
+
+def _objects(configs: Sequence[Any]) -> Sequence[dict[str, Any]]:
+    if set(map(type, configs)) == {dict}:
+        return configs
+    return [config for config in configs if type(config) is dict]
+
+
+def _begins(configs: Sequence[Any]) -> Bools:
+    """(n,): where a config is another one than before. Tables hold many values of each architecture, one by one."""
+    begins = np.ones(len(configs), dtype=bool)
+    objects = _objects(configs)
+    if bool in set(map(type, chain.from_iterable(map(dict.values, objects)))):
+        return begins  # True and 1 are equal
+    # What is nested deeply cannot be compared, and is no config either.
+    with suppress(RecursionError):
+        begins[1:] = np.fromiter(map(ne, configs[1:], configs), bool, len(configs) - 1)
+    return begins
 
 
 def _by_text(options: Sequence[Option]) -> dict[str, int]:

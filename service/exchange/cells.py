@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.space import Bools, FloatArray
 from service.exchange.layout import METRIC_NAME
@@ -37,27 +39,54 @@ Parse: TypeAlias = Callable[[Any, bool], Any]
 """(value, whether it is a text) → the parsed value, or `Bad`."""
 
 
-def parsed(values: Sequence[Any], texts: bool, parse: Parse, default: Any = None) -> list[Any]:
-    """Each value parsed, ``default`` for None. Values repeat a lot: each is parsed once."""
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A column whose different values were parsed once each: values repeat a lot.
+
+    Attributes:
+        items: What the different values are, in the order in which they come; `Bad` among them.
+        places: (n,): where in ``items`` each row's is.
+    """
+
+    items: list[Any]
+    places: NDArray[np.int64]
+
+    def bad(self) -> list[tuple[int, str]]:
+        """Index of the row and message, of values that cannot be."""
+        wrong = np.array([type(item) is Bad for item in self.items], dtype=bool)
+        if not wrong.any():
+            return []
+        return [(row, self.items[self.places[row]].message) for row in np.flatnonzero(wrong[self.places]).tolist()]
+
+    def good(self, default: Any) -> list[Any]:
+        """The items, with ``default`` in the places of those that cannot be."""
+        return [default if type(item) is Bad else item for item in self.items]
+
+
+def parsed(values: Sequence[Any], texts: bool, parse: Parse, default: Any = None) -> Parsed:
+    """Each different value parsed, ``default`` for None."""
     # 1, 1.0 and True are equal and hash alike, but not all of them are integers.
-    known: dict[Any, Any] = {(type(None), None): default}
-    result = []
-    for place in zip(map(type, values), values, strict=True):
-        try:
-            found = known.get(place, known)
-            if found is known:
-                found = known[place] = parse(place[1], texts)
-        except TypeError:
-            found = parse(place[1], texts)  # lists and objects cannot be looked up
-        result.append(found)
-    return result
+    alike = len(set(map(type, values)) - {type(None)}) < 2
+    known: Sequence[Any] = values if alike else list(zip(map(type, values), values, strict=True))
+    try:
+        numbers = dict(zip(dict.fromkeys(known), count()))
+        different = numbers if alike else [value for _, value in numbers]
+        places = np.fromiter(map(numbers.__getitem__, known), np.int64, len(values))
+    except TypeError:
+        different, places = values, np.arange(len(values))  # lists and objects cannot be looked up
+    return Parsed([default if value is None else parse(value, texts) for value in different], places)
+
+
+def said(values: Sequence[Any]) -> Bools:
+    """(n,): rows that say anything."""
+    if type(None) not in set(map(type, values)):
+        return np.ones(len(values), dtype=bool)
+    return np.fromiter((value is not None for value in values), bool, len(values))
 
 
 def numbers(values: Sequence[Any], texts: bool) -> tuple[FloatArray, Bools, dict[int, str]]:
     """Values (n,), which of them are there (n,), and index → message of those that are no finite number."""
-    there = np.ones(len(values), dtype=bool)
-    if None in values:
-        there = np.fromiter((value is not None for value in values), bool, len(values))
+    there = said(values)
     bad: dict[int, str] = {}
     try:
         found = np.array(_floats(values, texts), dtype=np.float64)
@@ -76,9 +105,12 @@ def numbers(values: Sequence[Any], texts: bool) -> tuple[FloatArray, Bools, dict
     return found, there, bad
 
 
-def _floats(values: Sequence[Any], texts: bool) -> list[float]:
+def _floats(values: Sequence[Any], texts: bool) -> Sequence[float]:
     """The values as floats, 0 for None. Raises an error if any value is no number."""
-    kinds = set(map(type, values)) - {type(None)}
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return values
+    kinds -= {type(None)}
     if texts:
         # Python reads 1_000 as a number, nobody else does.
         if kinds and any("_" in value for value in values if value is not None):

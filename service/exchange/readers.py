@@ -10,9 +10,10 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from operator import itemgetter
 from typing import IO, Any, TypeAlias
 
@@ -20,7 +21,7 @@ from service.core.errors import Invalid
 from service.exchange.layout import Layout
 from service.wire.exchange import TableFormat
 
-ROWS = 8192
+ROWS = 4096
 """Rows in a batch, at most."""
 
 LONGEST_ROW = 16 * 2**20
@@ -32,6 +33,7 @@ _CELLS = 2**20
 _PIECE = 2**20
 _BATCH_TEXT = 8 * 2**20
 _BLANK = " \t\r\n"
+_DIVISION = re.compile(r"\}[ \t\r]*,[ \t\r]*\{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +67,69 @@ Row: TypeAlias = dict[str, Any]
 
 
 def _ndjson(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+    first, line = 1, 1
+    for some in _lines(file):
+        lines: Sequence[int] = range(line, line + len(some))
+        line += len(some)
+        broken: dict[int, tuple[str, str]] = {}
+        rows = _at_once(some)
+        if rows is None:
+            filled = [text.strip(_BLANK) != "" for text in some]
+            lines = list(compress(lines, filled))
+            rows = _one_by_one(compress(some, filled), broken)
+        yield from _objects(rows, first, lines, broken, layout)
+        first += len(rows)
+
+
+def _at_once(lines: Sequence[str]) -> list[Row] | None:
+    """The rows of lines, read as one list; None if they have to be looked at one by one.
+
+    Only commas between the lines may divide rows: there are as many as lines, all rows are objects, and no line holds
+    a comma between objects.
+    """
+    text = "[" + ",\n".join(lines) + "]"
+    if _DIVISION.search(text):
+        return None
+    try:
+        rows: list[Row] = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return rows if len(rows) == len(lines) and set(map(type, rows)) == {dict} else None
+
+
+def _one_by_one(lines: Iterable[str], broken: dict[int, tuple[str, str]]) -> list[Row]:
+    """The rows of lines; those that cannot be read are noted as ``broken``, and empty."""
     decode = json.JSONDecoder().raw_decode
     rows: list[Row] = []
-    lines: list[int] = []
-    broken: dict[int, tuple[str, str]] = {}
-    first, size = 1, 0
-    for number, line in enumerate(_lines(file), 1):
+    for index, line in enumerate(lines):
         text = line.strip(_BLANK)
-        if not text:
-            continue
         row: Any = {}
         try:
             row, end = decode(text)
             if end != len(text):
-                broken[len(rows)] = "", f"is not JSON: more follows after character {end}"
+                broken[index] = "", f"is not JSON: more follows after character {end}"
             elif type(row) is not dict:
-                broken[len(rows)] = "", f"is {_kind(row)}, a row is an object"
+                broken[index] = "", f"is {_kind(row)}, a row is an object"
         except (ValueError, RecursionError) as error:
-            broken[len(rows)] = "", f"is not JSON: {_reason(error)}"
-        rows.append({} if len(rows) in broken else row)
-        lines.append(number)
-        size += len(text)
-        if len(rows) == ROWS or size > _BATCH_TEXT:
-            yield from _objects(rows, first, lines, broken, layout)
-            first, size = first + len(rows), 0
-            rows, lines, broken = [], [], {}
-    yield from _objects(rows, first, lines, broken, layout)
+            broken[index] = "", f"is not JSON: {_reason(error)}"
+        rows.append({} if index in broken else row)
+    return rows
 
 
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    rest = ""
+def _lines(file: IO[bytes]) -> Iterator[list[str]]:
+    """Lines, as many at a time as a batch has rows."""
+    lines: list[str] = []
+    rest, size = "", 0
     for piece in _text(file):
         *whole, rest = (rest + piece).split("\n")
-        yield from whole
+        lines += whole
+        size += len(piece)
+        while len(lines) >= ROWS or size > _BATCH_TEXT:
+            yield lines[:ROWS]
+            lines, size = lines[ROWS:], 0
         if len(rest) > LONGEST_ROW:
             raise Invalid("file", f"has a line of more than {LONGEST_ROW} characters")
-    yield rest
+    yield [*lines, rest] if rest else lines
 
 
 def _json(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
@@ -201,8 +230,15 @@ def _objects(
         for index, row in enumerate(rows):
             if name in row and index not in found:
                 found[index] = name, layout.unknown(name)
-    columns = {target: [row.get(source) for row in rows] for target, source in read.items()}
+    columns = {target: _column(rows, source) for target, source in read.items()}
     yield Batch(first, len(rows), columns, lines, found)
+
+
+def _column(rows: Sequence[Row], name: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(name), rows))
+    except KeyError:
+        return [row.get(name) for row in rows]
 
 
 # ---------------------------------------------------------------------- CSV

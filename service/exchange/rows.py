@@ -82,8 +82,7 @@ class Rows:
         for index, (field, message) in batch.broken.items():
             self._note(index, field, message)
         genes = self._architectures.genes(batch, self._good.copy(), self._note)
-        keys = self._space.keys(genes)
-        self._check_keys(keys)
+        hi, lo = self._keys(genes)
         row, names, value, shared = self._values()
         attempt = self._column("attempt", cells.attempt, -1)
         seconds = self._column("seconds", cells.seconds, 0.0)
@@ -96,7 +95,6 @@ class Rows:
         kept = self._good[row]
         row, names = row[kept], names[kept]
         records = np.empty(len(row), dtype=record_type(genes.shape[1]))
-        hi, lo = split_keys(keys)
         records["hi"], records["lo"], records["genes"] = hi[row], lo[row], genes[row]
         records["row"], records["metric"], records["context"] = batch.first + row, names, context[kept]
         records["value"], records["seconds"] = value[kept], seconds[row] * shared[kept]
@@ -139,8 +137,8 @@ class Rows:
         value, there, bad = cells.numbers(batch.columns.get("value", nothing), batch.texts)
         for index, message in bad.items():
             self._note(index, "value", message)
-        name = np.array([self._checked(i, "metric", each, -1) for i, each in enumerate(found)], dtype=np.int64)
-        named = np.array([each is not None for each in given], dtype=bool)
+        name = self._checked("metric", found, -1)
+        named = cells.said(given)
         for index in np.flatnonzero(named & ~there).tolist():
             self._note(index, "value", "is missing: the row names a metric")
         for index in np.flatnonzero(there & ~named).tolist():
@@ -190,42 +188,48 @@ class Rows:
     def _contexts_of(self, row: Column, names: Column) -> Column:
         """(m,): numbers of the measurements' contexts."""
         way = self._ways_of()
-        pairs = list(zip(names.tolist(), way[row].tolist(), strict=True))
-        for pair in set(pairs) - self._resolved.keys():
-            self._resolved[pair] = self._context(*pair)
-        if len(self._resolved) > MOST_DISTINCT:
-            raise Invalid("file", f"has more than {MOST_DISTINCT} different pairs of metric and context")
-        found = [self._resolved[pair] for pair in pairs]
-        result = np.zeros(len(found), dtype=np.int64)
-        for place, (index, each) in enumerate(zip(row.tolist(), found, strict=True)):
-            if isinstance(each, Bad):
-                self._note(index, "device" if way[index] >= 0 and self._is_own(way[index]) else "context", each.message)
-            else:
-                result[place] = each
-        return result
+        pairs, places = np.unique(names * MOST_DISTINCT + way[row], return_inverse=True)
+        found = [self._resolve(*divmod(pair, MOST_DISTINCT)) for pair in pairs.tolist()]
+        contexts = cells.Parsed(found, places)
+        for place, message in contexts.bad():
+            index = int(row[place])
+            self._note(index, "device" if self._is_own(way[index]) else "context", message)
+        return np.array(contexts.good(0), dtype=np.int64)[places]
+
+    def _resolve(self, name: int, way: int) -> int | Bad:
+        found = self._resolved.get((name, way))
+        if found is None:
+            if len(self._resolved) == MOST_DISTINCT:
+                raise Invalid("file", f"has more than {MOST_DISTINCT} different pairs of metric and context")
+            found = self._resolved[name, way] = self._context(name, way)
+        return found
 
     def _ways_of(self) -> Column:
         """(n,): numbers of how the rows were measured: circumstances, or a context that the row gives."""
-        batch, count = self._batch, self._batch.count
-        parts = []
-        for target, parse in _CIRCUMSTANCES.items():
+        batch = self._batch
+        columns: dict[str, cells.Parsed] = {}
+        code = np.zeros(batch.count, dtype=np.int64)
+        for target, parse in {**_CIRCUMSTANCES, "context": cells.context}.items():
             given = batch.columns.get(target)
             if given is None:
-                parts.append([None] * count)
                 continue
-            found = cells.parsed(given, batch.texts, parse)
-            parts.append([self._checked(i, target, each, None) for i, each in enumerate(found)])
-        ways: list[Hashable] = list(zip(*parts, strict=True))
-        if "context" in batch.columns:
-            found = cells.parsed(batch.columns["context"], batch.texts, cells.context)
-            for index, each in enumerate(found):
-                text = self._checked(index, "context", each, None)
-                if text is None:
-                    continue
-                if any(part is not None for part in ways[index]):  # type: ignore[attr-defined]
+            found = columns[target] = cells.parsed(given, batch.texts, parse)
+            for index, message in found.bad():
+                self._note(index, target, message)
+            # Together with the columns before, numbered anew: no product of their lengths gets too large.
+            code = np.unique(code * max(len(found.items), 1) + found.places, return_inverse=True)[1]
+        _, first, places = np.unique(code, return_index=True, return_inverse=True)
+        good = {target: found.good(None) for target, found in columns.items()}
+        numbers = np.zeros(len(first), dtype=np.int64)
+        for each in range(len(first)):
+            said = {target: good[target][found.places[first[each]]] for target, found in columns.items()}
+            text = said.pop("context", None)
+            if text is not None and any(value is not None for value in said.values()):
+                for index in np.flatnonzero(places == each).tolist():
                     self._note(index, "context", "says it all: leave out split, seed, fidelity and device")
-                ways[index] = text
-        return np.fromiter(map(self._ways.number, ways), np.int64, count)
+            own = tuple(said.get(target) for target in _CIRCUMSTANCES)
+            numbers[each] = self._ways.number(own if text is None else text)
+        return numbers[places]
 
     def _is_own(self, way: int) -> bool:
         return isinstance(self._ways.items[way], tuple)
@@ -250,15 +254,22 @@ class Rows:
 
     # ------------------------------------------------------------------ checks
 
-    def _check_keys(self, keys: Sequence[str]) -> None:
-        if "key" not in self._batch.columns:
-            return
-        found = cells.parsed(self._batch.columns["key"], self._batch.texts, cells.key)
-        for index, (given, right) in enumerate(zip(found, keys, strict=True)):
-            if isinstance(given, Bad):
-                self._note(index, "key", given.message)
-            elif given is not None and given != right and self._good[index]:
-                self._note(index, "key", f"is not the architecture's, which has {right}, is {given!r:.80}")
+    def _keys(self, genes: Genes) -> tuple[Column, Column]:
+        """(n,) each: the halves of the rows' keys. Keys that the rows say are compared with them."""
+        begins = np.ones(len(genes), dtype=bool)
+        begins[1:] = (genes[1:] != genes[:-1]).any(axis=1)
+        keys, places = self._space.keys(genes[begins]), np.cumsum(begins) - 1
+        if "key" in self._batch.columns:
+            found = cells.parsed(self._batch.columns["key"], self._batch.texts, cells.key)
+            for index, message in found.bad():
+                self._note(index, "key", message)
+            given, own = found.good(None), zip(found.places.tolist(), places.tolist(), strict=True)
+            for index, (said, right) in enumerate(own):
+                if given[said] is not None and given[said] != keys[right] and self._good[index]:
+                    message = f"is not the architecture's, which has {keys[right]}, is {given[said]!r:.80}"
+                    self._note(index, "key", message)
+        hi, lo = split_keys(keys)
+        return hi[places], lo[places]
 
     def _check_counted(self, genes: Genes, row: Column, names: Column, value: Column, attempt: Column) -> Column:
         """(m,): attempts. A value that follows from the architecture must be that, and there is one of it."""
@@ -290,14 +301,13 @@ class Rows:
         given = self._batch.columns.get(target)
         if given is None:
             return np.full(self._batch.count, default)
-        found = cells.parsed(given, self._batch.texts, parse, default)
-        return np.array([self._checked(index, target, each, default) for index, each in enumerate(found)])
+        return self._checked(target, cells.parsed(given, self._batch.texts, parse, default), default)
 
-    def _checked(self, index: int, target: str, found: Any, default: Any) -> Any:
-        if type(found) is not Bad:
-            return found
-        self._note(index, target, found.message)
-        return default
+    def _checked(self, target: str, found: cells.Parsed, default: Any) -> Column:
+        """(n,): what was parsed, ``default`` where it cannot be, which is noted."""
+        for index, message in found.bad():
+            self._note(index, target, message)
+        return np.array(found.good(default), dtype=np.asarray(default).dtype)[found.places]
 
     def _metric(self, value: Any, texts: bool) -> int | Bad:
         name = cells.metric(value, texts)

@@ -105,6 +105,38 @@ def test_a_boolean_is_no_option(kind: TableFormat) -> None:
         assert errors.first()[0].field.startswith("config.c")
 
 
+def test_each_row_of_an_architecture_is_read_for_itself() -> None:
+    """Rows of one architecture follow each other; equal ones that are not the same must not pass for each other."""
+    space = declared([0, 1], ["a", "b"])
+    configs = (
+        [{"c0": 1, "c1": "a"}] * 3 + [{"c0": True, "c1": "a"}] * 2 + [{"c0": 1.0, "c1": "a"}, {"c0": 7}, {"c0": 7}]
+    )
+    rows = [{"config": config, "metric": "error", "value": i} for i, config in enumerate(configs)]
+    for kind in ("ndjson", "json"):
+        (records,), _, errors = taken(space, kind, encode(kind, rows))
+        assert [(each.row, each.field) for each in errors.first()] == [(row, "config.c0") for row in (4, 5, 7, 8)]
+        assert "True" in errors.first()[0].message
+        assert (records["row"].tolist(), records["genes"].tolist()) == ([1, 2, 3, 6], [[1, 0]] * 4)
+
+
+@pytest.mark.parametrize(
+    ("lines", "bad"),
+    [
+        (['{"value": [1', "2]}", '{"value": 1}, {"value": 2}'], {1, 2, 3}),
+        (['{"value": {}', '}, {"value": 1}', "{}"], {1, 2}),
+        (['{"worker": "a', 'b"}', "{},{}"], {1, 2, 3}),
+        (['{"value": 1}', "", " \t", '{"value": 2}]', "[", "3"], {4, 5, 6}),
+        (['{"value": 1}\r', '{"value": [{}, {}]}', '{"value": 1},'], {3}),
+        (['{"value": 1}', '{"value": 2},{"value": 3}'], {2}),
+    ],
+)
+def test_a_line_is_a_row_whatever_its_neighbours_hold(lines: list[str], bad: set[int]) -> None:
+    """Lines that would be JSON together are not JSON each."""
+    (batch,) = read("ndjson", io.BytesIO("\n".join(lines).encode()), Layout([], {}, {}))
+    assert {batch.lines[index] for index in batch.broken} == bad
+    assert list(batch.lines) == [number for number, line in enumerate(lines, 1) if line.strip()]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_columns_that_disagree_are_noted(kind: TableFormat) -> None:
     space = declared([0, 1], ["a", "b"])
