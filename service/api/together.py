@@ -88,7 +88,7 @@ class Queue:
 
         def complete(bodies: Sequence[CompleteBatch]) -> list[CompletedBatch]:
             with database.write() as s:
-                return queue.complete(s, bodies)
+                return queue.complete(s, bodies, settings.latency_age_s)
 
         def suggest(asked: Sequence[tuple[int, SuggestIn]]) -> list[SuggestOut]:
             with database.write() as s:

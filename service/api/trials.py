@@ -58,7 +58,7 @@ def complete_trial(trial: Id, body: TrialCompleteIn, services: State) -> TrialEn
     again. A stale token never changes the trial; its measurements are kept as replicates.
     """
     with services.database.write() as session:
-        answer = own.complete(session, trial, body)
+        answer = own.complete(session, trial, body, services.settings.latency_age_s)
     services.metrics.busy(body.worker or "pipeline", body.seconds)
     return answer
 

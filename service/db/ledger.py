@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import final
 
 from sqlalchemy import bindparam, select
@@ -45,11 +45,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which of these metrics are known of an architecture in these circumstances?"""
+    """Which of these metrics are known of an architecture in these circumstances?
+
+    Those of device scope must have been measured at ``since`` or later; None: the age that is asked with counts.
+    """
 
     architecture_id: int
     metrics: tuple[str, ...]
     circumstances: Circumstances
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,25 +126,32 @@ def link(s: Session, links: Sequence[tuple[int, Sequence[int]]]) -> None:
 def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_AGE_S) -> list[dict[str, Known]]:
     """Per question what is known, by metric, without analytic metrics: those are computed, not looked up.
 
-    The first accepted value; of device scope the newest, if it is younger than ``max_age_s``, and nothing where the
-    device is not known. One query per 5000 architectures, whatever they are asked for.
+    The first accepted value; of device scope the newest, if it is younger than ``max_age_s`` (or as `Question.since`
+    says), and nothing where the device is not known. One query per 5000 architectures, whatever they are asked for.
     """
     contexts = _Contexts()
     places = [_places(question, contexts) for question in questions]
     every = sorted({place for each in places for place in each.values()})
     youngest = now() - timedelta(seconds=max_age_s)
-    found: dict[Place, Known] = {}
+    found: dict[Place, list[tuple[datetime | None, Known]]] = {}
     metrics, digests = sorted({p[1] for p in every}), sorted({p[2] for p in every})
     for some in chunks(sorted({place[0] for place in every})):
         wanted = {"architectures": some, "metrics": metrics, "digests": digests}
         for architecture, name, digest, measurement, value, at in s.execute(_KNOWN, wanted):
             place = (architecture, name, digest)
             if metric(name).scope is Scope.DEVICE:
-                if at >= youngest:
-                    found[place] = Known(measurement, value)
+                found.setdefault(place, []).append((at, Known(measurement, value)))
             else:
-                found.setdefault(place, Known(measurement, value))
-    return [{name: found[place] for name, place in each.items() if place in found} for each in places]
+                found.setdefault(place, [(None, Known(measurement, value))])
+    answers: list[dict[str, Known]] = []
+    for question, each in zip(questions, places, strict=True):
+        since, answer = question.since or youngest, {}
+        for name, place in each.items():
+            usable = (one for at, one in reversed(found.get(place, ())) if at is None or at >= since)
+            if (one := next(usable, None)) is not None:
+                answer[name] = one
+        answers.append(answer)
+    return answers
 
 
 def lookup(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import State
 from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends
-from service.db.tables import Job, Predictor, Search, Supernet
+from service.db.tables import Job, Predictor, Search, Supernet, now
 from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
 from service.wire.payloads import EvaluateResult, FitResult, ReplayResult, ScoreResult, TrainSupernetResult
@@ -25,7 +26,10 @@ Result = TypeVar("Result", bound=Wire)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A result that arrived. Unless it is ``current``, only what was measured is kept."""
+    """A result that arrived. Unless it is ``current``, only what was measured is kept.
+
+    Latencies that were not older than ``latency_age_s`` when the job was leased were not asked for.
+    """
 
     job: Job
     token: int
@@ -33,6 +37,12 @@ class Report:
     seconds: float
     worker: str
     current: bool
+    latency_age_s: float
+
+    def since(self) -> datetime:
+        """Latencies measured from then on are known."""
+        age_s = evaluators.UNTIL_NOW_S if self.job.kind == JobKind.REPLAY else self.latency_age_s
+        return (self.job.leased_at or now()) - timedelta(seconds=age_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ def finish_reused(
 
 def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> list[Verdict]:
     about = subjects.read(s, [report.job for report in reports])
-    kind, age_s = _EVALUATIONS[JobKind(reports[0].job.kind)]
+    kind = _EVALUATIONS[JobKind(reports[0].job.kind)]
     parsed = [_parse(kind, report) for report in reports]
     counted = subjects.analytic([about[report.job.id] for report in reports])
     devices = {result.device for result in parsed if not isinstance(result, Verdict)}
@@ -123,12 +133,15 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
     # A lease asks for what is not known yet, so the rest of a trial's metrics is in the ledger.
     questions = [
         ledger.Question(
-            e.architecture_id, tuple(n for n in about[reports[i].job.id].wanted if n not in e.values), e.circumstances
+            e.architecture_id,
+            tuple(n for n in about[reports[i].job.id].wanted if n not in e.values),
+            e.circumstances,
+            reports[i].since(),
         )
         for i, e in zip(owners, entries, strict=True)
     ]
     ends, links = [], []
-    for index, entry, known in zip(owners, entries, ledger.known(s, questions, age_s), strict=True):
+    for index, entry, known in zip(owners, entries, ledger.known(s, questions), strict=True):
         report, subject = reports[index], about[reports[index].job.id]
         if not report.current:
             continue
@@ -147,10 +160,9 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
     return verdicts
 
 
-_EVALUATIONS: Mapping[JobKind, tuple[type[EvaluateResult], float]] = {
-    # Result, and how old what is known of the rest may be
-    JobKind.EVALUATE: (EvaluateResult, ledger.LATENCY_AGE_S),
-    JobKind.REPLAY: (ReplayResult, evaluators.UNTIL_NOW_S),
+_EVALUATIONS: Mapping[JobKind, type[EvaluateResult]] = {
+    JobKind.EVALUATE: EvaluateResult,
+    JobKind.REPLAY: ReplayResult,
 }
 
 

@@ -6,6 +6,7 @@ A trial is evaluated by its job, so all of this is the queue's, with its fence; 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from service.core.metrics import Scope, metric
 from service.core.states import SearchState, State
 from service.db import devices, evaluators, leasing, ledger, queue, searches, subjects, trials, workers
 from service.db.paging import checked_id
-from service.db.tables import Job, Trial
+from service.db.tables import Job, Trial, now
 from service.wire.base import Json, Metrics
 from service.wire.jobs import CompleteBatch, Completed, CompleteIn, FailIn, HeartbeatIn, JobKind, Lease
 from service.wire.payloads import EvaluateResult, ReplayResult
@@ -79,7 +80,7 @@ def report(s: Session, trial_id: int, body: ReportIn) -> ReportOut:
     return ReportOut(decision="stop", reason=ended, expires_at=beat.expires_at)
 
 
-def complete(s: Session, trial_id: int, body: TrialCompleteIn) -> TrialEndOut:
+def complete(s: Session, trial_id: int, body: TrialCompleteIn, max_age_s: float = ledger.LATENCY_AGE_S) -> TrialEndOut:
     """Takes in a result. Repeatable; a stale token changes nothing but the ledger: what was measured is kept.
 
     Raises `Invalid` for ``metrics.NAME`` that is missing, or belongs to another device, while the trial is held: it
@@ -90,7 +91,7 @@ def complete(s: Session, trial_id: int, body: TrialCompleteIn) -> TrialEndOut:
     holder = body.worker or job.worker or PIPELINE
     device = body.device or next((d for name in subject.wanted if (d := name.partition("@")[2])), holder)
     if job.state == State.LEASED and job.token == body.token:
-        _check(s, subject, body.metrics, device)
+        _check(s, subject, body.metrics, device, max_age_s)
     if device != holder:
         devices.ensure(s, device)
     result = EvaluateResult(metrics=body.metrics, device=device)
@@ -98,7 +99,8 @@ def complete(s: Session, trial_id: int, body: TrialCompleteIn) -> TrialEndOut:
         result = ReplayResult(metrics=body.metrics, device=device, seconds=body.seconds)
     said = result.model_dump(mode="json", exclude_defaults=True)
     given = CompleteIn(job=job.id, token=body.token, result=said, seconds=body.seconds)
-    return _ended(trial_id, queue.complete(s, [CompleteBatch(worker=holder, results=[given])])[0].items[0])
+    (answer,) = queue.complete(s, [CompleteBatch(worker=holder, results=[given])], max_age_s)
+    return _ended(trial_id, answer.items[0])
 
 
 def fail(s: Session, trial_id: int, body: TrialFailIn) -> TrialEndOut:
@@ -151,14 +153,16 @@ def _job(s: Session, trial_id: int, token: int) -> Job:
     return job
 
 
-def _check(s: Session, subject: subjects.Subject, metrics: Metrics, device: str) -> None:
-    """What is asked for must be there before a trial ends: a pipeline can still mend what it sent."""
+def _check(s: Session, subject: subjects.Subject, metrics: Metrics, device: str, max_age_s: float) -> None:
+    """What was asked for must be there before a trial ends: a pipeline can still mend what it sent."""
     for name in metrics:
         other = name.partition("@")[2]
         if other not in ("", device):
             raise Invalid(f"metrics.{name}", f"belongs to device {other!r}, this result is of device {device!r}")
-    question = ledger.Question(subject.architecture_id, subject.wanted, subject.circumstances(device))
-    known = ledger.known(s, [question], evaluators.latency_age_s(subject.study))[0]
+    age = timedelta(seconds=evaluators.latency_age_s(subject.study, max_age_s))
+    since = (subject.job.leased_at or now()) - age
+    question = ledger.Question(subject.architecture_id, subject.wanted, subject.circumstances(device), since)
+    known = ledger.known(s, [question])[0]
     missing = [
         name
         for name in subject.wanted

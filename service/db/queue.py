@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from service.core.errors import Invalid, NotFound, Stale
 from service.core.failures import Failure, pause_s
 from service.core.states import State
-from service.db import outcomes, trial_ends, workers
+from service.db import ledger, outcomes, trial_ends, workers
 from service.db.job_ends import end
 from service.db.jobs import counts, enqueue, enqueue_all, get, page, row, views
 from service.db.leasing import LEASE_S, lease
@@ -69,12 +69,15 @@ def heartbeat(s: Session, job_id: int, body: HeartbeatIn) -> HeartbeatOut:
     return HeartbeatOut(expires_at=job.leased_until, stop=job.cancelled)
 
 
-def complete(s: Session, bodies: Sequence[CompleteBatch]) -> list[CompletedBatch]:
+def complete(
+    s: Session, bodies: Sequence[CompleteBatch], max_age_s: float = ledger.LATENCY_AGE_S
+) -> list[CompletedBatch]:
     """Takes in the results of several workers, each on its own. Repeating a call changes nothing and gives the same
     answer.
 
     A stale token changes nothing but the ledger: what was measured is kept. A result that is not what its kind asks
-    for is accepted as a failure. Raises `NotFound` for a job that does not exist.
+    for is accepted as a failure; latencies that `lease` took as known, with the same ``max_age_s``, need not be in it.
+    Raises `NotFound` for a job that does not exist.
     """
     once: dict[tuple[int, int], tuple[str, CompleteIn]] = {}
     for body in bodies:
@@ -89,7 +92,7 @@ def complete(s: Session, bodies: Sequence[CompleteBatch]) -> list[CompletedBatch
         repeated = not current and job.token == token and job.result is not None
         answers[job_id, token] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
         if not repeated:
-            report = Report(job, token, given.result, given.seconds, worker, current)
+            report = Report(job, token, given.result, given.seconds, worker, current, max_age_s)
             reports.setdefault(JobKind(job.kind), []).append(report)
     ended: list[Ended] = []
     time = now()

@@ -94,11 +94,22 @@ def seen(s: Session, name: str | None, time: datetime) -> None:
 
 def larger_memory(s: Session, job: Job) -> int | None:
     """MiB that a device must have at least to be larger than the one that a job was tried on; None if no worker that
-    is alive, and can run its kind, has one."""
+    is alive, and has what else the job needs, has one."""
     used = s.scalars(select(Worker).where(Worker.name == job.worker)).one_or_none()
     least = max(job.needs_memory_mb or 0, 0 if used is None else int(used.device["memory_mb"])) + 1
     alive = s.scalars(select(Worker).where(Worker.last_seen_at > now() - ALIVE))
-    return least if any(job.kind in each.kinds and each.device["memory_mb"] >= least for each in alive) else None
+    return least if any(each.device["memory_mb"] >= least and _serves(each, job) for each in alive) else None
+
+
+def _serves(worker: Worker, job: Job) -> bool:
+    """Whether a worker has what a job needs, but for memory."""
+    needs = (
+        (job.needs_dataset, worker.datasets),
+        (job.needs_evaluator, worker.evaluators),
+        (job.needs_device, [worker.device["name"]]),
+        (job.needs_device_type, [worker.device["type"]]),
+    )
+    return job.kind in worker.kinds and all(need is None or need in there for need, there in needs)
 
 
 def datasets_page(s: Session, size: int, token: str | None = None) -> Page[DatasetOut]:

@@ -20,6 +20,7 @@ from service.wire.base import Json
 from service.wire.jobs import CompleteBatch, Completed, CompleteIn, HeartbeatIn, JobKind, JobOut, Lease, LeaseIn
 from service.wire.spaces import DatasetOut, SupernetIn, Task
 from service.wire.studies import EvaluatorSpec, ScoreIn
+from tests.clock import stopped
 from tests.world import GPU, World, error_of, evaluated, statements
 
 LATER = timedelta(hours=1)
@@ -399,6 +400,30 @@ def test_old_latencies_are_measured_again(world: World) -> None:
     world.ask(second, world.genes(2))
     leases = world.lease(2, max_age_s=-1)
     assert [lease.payload["metrics"] for lease in leases] == [["latency_ms"]] * 2
+
+
+@pytest.mark.parametrize("max_age_s", [7 * 86400.0, 30 * 86400.0])
+def test_a_latency_that_was_not_asked_for_is_not_missed_when_it_has_grown_old(
+    world: World, monkeypatch: pytest.MonkeyPatch, max_age_s: float
+) -> None:
+    """What a lease took as known stays so, however long the work takes; with whatever age counts as old."""
+    clock = stopped(monkeypatch)
+    world.worker("w")
+    world.study(name="timed", metrics=["latency_ms"])
+    search = world.search("timed").id
+    world.ask(search, world.genes(1))
+    world.complete(world.lease(), lambda _: {"latency_ms": 1.0})
+    assert world.states(search) == ["FAILED"]
+    world.ask(search, world.genes(1), ask=1)
+    clock.move(max_age_s - 60)
+    (lease,) = world.lease(max_age_s=max_age_s, lease_s=3600)
+    assert lease.payload["metrics"] == ["error"]
+    clock.move(120)
+    done = CompleteIn(job=lease.job, token=lease.token, result=evaluated({"error": 0.5}), seconds=120)
+    with world.database.write() as s:
+        queue.complete(s, [CompleteBatch(worker="w", results=[done])], max_age_s)
+    trial = world.trials(search)[1]
+    assert (trial.state, trial.metrics["latency_ms"]) == (State.SUCCEEDED, 1.0)
 
 
 def test_two_searches_that_wait_for_one_architecture_pay_once(world: World) -> None:

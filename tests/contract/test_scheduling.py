@@ -203,6 +203,15 @@ def test_out_of_memory_waits_for_a_larger_device_if_there_is_one(world: World) -
     assert lease.job == other.job
 
 
+def test_out_of_memory_waits_for_nobody_who_lacks_something_else(world: World) -> None:
+    _study(world, "cuda", device_type="cuda")
+    world.worker("gpu", device=Device(name="gpu-small", type="cuda", memory_mb=1000))
+    world.worker("server", device=Device(name="cpu-large", type="cpu", memory_mb=4000))
+    (lease,) = world.lease(worker="gpu")
+    assert world.fail(lease, failure="out_of_memory").state is State.FAILED
+    assert "no worker's device has more memory" in _job(world, lease.job).reason
+
+
 # ---------------------------------------------------------------------- what a device must have
 
 
