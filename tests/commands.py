@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from service.cli.common import out
 from service.cli.root import main
 
 
@@ -28,7 +29,8 @@ Run = Callable[..., Ran]
 
 def runner(monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[bytes]) -> Run:
     """Runs `frontier` with the arguments that it is called with; ``capture`` is pytest's capsysbinary."""
-    monkeypatch.setenv("COLUMNS", "200")
+    # The console looked at COLUMNS when it was made, and pytest's worker processes set it.
+    monkeypatch.setattr(out, "width", 200)
 
     def ran(*arguments: str) -> Ran:
         monkeypatch.setattr("sys.argv", ["frontier", *arguments])

@@ -36,7 +36,7 @@ from service.cli.common import CommandError
 from service.cli.parent import end_with_parent
 from service.client import ApiError, FrontierClientError
 from service.core.errors import FrontierError, Invalid
-from service.logs import redact
+from service.logs import configure, redact
 
 OURS = frozenset({"predictors", "search_spaces", "service"})
 
@@ -89,6 +89,7 @@ def root(
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     end_with_parent()
+    configure("WARNING", "frontier")  # until a process says otherwise
     try:
         app()
     except BrokenPipeError:

@@ -88,7 +88,8 @@ def complete(
     reports: dict[JobKind, list[Report]] = {}
     for (job_id, token), (worker, given) in once.items():
         job = found[job_id]
-        current = job.state == State.LEASED and job.token == token
+        # The worker's name too: a database that was put back gives out tokens once more that others hold already.
+        current = job.state == State.LEASED and (job.token, job.worker) == (token, worker)
         repeated = not current and job.token == token and job.result is not None
         answers[job_id, token] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
         if not repeated:
@@ -218,7 +219,10 @@ def _progress(job: Job, body: HeartbeatIn, time: datetime) -> dict[str, object]:
     reports = list(job.progress.get("reports", []))
     if progress.get("metrics"):
         seconds = (time - job.leased_at).total_seconds() if job.leased_at else 0.0
-        reports.append({"step": progress.get("done", len(reports)), "metrics": progress["metrics"], "seconds": seconds})
+        said = {"step": progress.get("done", len(reports)), "metrics": progress["metrics"]}
+        # The same again is the same report, sent again because its answer was not heard of.
+        if not reports or {**reports[-1], "seconds": 0.0} != {**said, "seconds": 0.0}:
+            reports.append({**said, "seconds": seconds})
     if reports:
         progress["reports"] = reports[-_REPORTS_KEPT:]
     return progress

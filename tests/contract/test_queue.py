@@ -143,7 +143,7 @@ def test_a_metric_of_a_device_goes_to_that_device(world: World) -> None:
     world.worker("other", device=GPU)
     assert world.lease(1, "w") == []
     leases = world.lease(1, "other")
-    assert world.complete(leases, device="gpu-b")[0].state is State.SUCCEEDED
+    assert world.complete(leases, worker="other", device="gpu-b")[0].state is State.SUCCEEDED
 
 
 def test_loaded_weights_and_priorities_come_first(world: World) -> None:
@@ -388,7 +388,7 @@ def test_latencies_of_the_same_device_are_reused_at_the_lease(world: World) -> N
     assert world.states(second) == ["LEASED", "SUCCEEDED", "SUCCEEDED"]
     assert [trial.reused for trial in world.trials(second)] == [False, True, True]
     assert world.trials(second)[1].metrics == world.trials(first)[1].metrics
-    world.complete(other, device="gpu-b")
+    world.complete(other, worker="gpu", device="gpu-b")
     assert world.trials(second)[0].metrics["error"] == world.trials(first)[0].metrics["error"]
 
 

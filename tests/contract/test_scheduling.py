@@ -316,3 +316,14 @@ def test_loaded_super_networks_come_first_but_not_for_ever(world: World) -> None
     with world.database.write() as s:
         (leases,) = queue.lease(s, [LeaseIn(worker="w", count=6, weights=["a" * 64])])
     assert _searches_of(world, leases) == [other, other, search, search, search, other]
+
+
+def test_a_result_of_another_worker_is_not_taken_for_the_holders(world: World) -> None:
+    """As after a backup was put back: a worker from before has a job and token that are given out once more."""
+    search = world.search().id
+    world.ask(search, world.genes(1))
+    world.worker("before")
+    (lease,) = world.lease()
+    assert not world.complete([lease], worker="before")[0].accepted
+    assert world.states(search) == ["LEASED"]
+    assert world.complete([lease])[0].accepted
