@@ -8,8 +8,6 @@ writers share, is locked for the shortest time, and always last, so that no two 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import insert, literal, select, text, update
@@ -32,10 +30,10 @@ def emit(
     waiting.append({"kind": kind, "study_id": study_id, "search_id": search_id, "body": body or {}})
 
 
-def link(s: Session, pairs: Iterable[tuple[int, int]]) -> None:
-    """Links measurements to studies, as (study id, measurement id), with the transaction of this session."""
-    waiting: set[tuple[int, int]] = s.info.setdefault(_LINKS, set())
-    waiting.update(pairs)
+def link(s: Session, study_id: int, measurements: Iterable[int]) -> None:
+    """Links measurements, by their ids, to a study with the transaction of this session."""
+    waiting: dict[int, set[int]] = s.info.setdefault(_LINKS, {})
+    waiting.setdefault(study_id, set()).update(measurements)
 
 
 def copy_links(s: Session, source_id: int, target_id: int) -> None:
@@ -47,7 +45,7 @@ def copy_links(s: Session, source_id: int, target_id: int) -> None:
 def flush(s: Session) -> None:
     """Numbers and writes what waits: one statement for each kind, however much there is."""
     happened: list[dict[str, Any]] = s.info.pop(_EVENTS, [])
-    links: set[tuple[int, int]] = s.info.pop(_LINKS, set())
+    links: dict[int, set[int]] = s.info.pop(_LINKS, {})
     copies: list[tuple[int, int]] = s.info.pop(_COPIES, [])
     if not happened and not links and not copies:
         return
@@ -55,7 +53,7 @@ def flush(s: Session) -> None:
         # Links need a number that no commit before had.
         happened = [
             {"kind": "measurements.linked", "study_id": study, "search_id": None, "body": {}}
-            for study in sorted({study for study, _ in links} | {target for _, target in copies})
+            for study in sorted(links.keys() | {target for _, target in copies})
         ]
     taken = len(happened)
     statement = update(Counter).where(Counter.name == "events").values(value=Counter.value + taken)
@@ -69,9 +67,9 @@ def flush(s: Session) -> None:
         columns = ["study_id", "measurement_id", "number"]
         s.execute(insert(StudyMeasurement).from_select(columns, there.where(StudyMeasurement.study_id == source)))
     statement_of_links = text(_LINK[s.get_bind().dialect.name])
-    for study, pairs in groupby(sorted(links), key=itemgetter(0)):
-        ids = ",".join(str(each) for _, each in pairs)
-        s.execute(statement_of_links, {"study": study, "number": newest, "ids": ids})
+    for study, ids in sorted(links.items()):
+        given = ",".join(map(str, sorted(ids)))
+        s.execute(statement_of_links, {"study": study, "number": newest, "ids": given})
 
 
 # As one text: a statement with a parameter for each link takes several times as long.

@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
@@ -87,34 +88,39 @@ def target(s: Session, study_name: str) -> Target:
 
 
 def write(s: Session, into: Target, records: Records, meaning: Meaning, time: datetime) -> Written:
-    """Records measurements, at most `CHUNK` and in the order of their keys, and links them to the study.
+    """Records measurements, at most `CHUNK` and in the order of `ordered`, and links them to the study.
 
     ``time`` is when those were measured that do not say it.
     """
     used = sorted({meaning.digests[each]: each for each in np.unique(records["context"]).tolist()}.items())
     insert_new(s, Context, [{"digest": digest, "body": meaning.contexts[each]} for digest, each in used])
-    owners = _architectures(s, into.space.digest, records, time)
+    owners, known = _architectures(s, into.space.digest, records, time)
     new = 0
     for _ in range(_ROUNDS):
-        plan = _decide(records, owners, _stored(s, owners, records, meaning))
+        plan = _decide(records, owners, _stored(s, known, records, meaning))
         inserted = _insert(s, records, owners, plan, meaning, time)
         new += len(inserted)
         if len(inserted) == len(plan.rows):
-            ending.link(s, ((into.study_id, each) for each in (*plan.held, *inserted)))
+            ending.link(s, into.study_id, plan.held)
+            ending.link(s, into.study_id, inserted)
             return Written(new, plan.refused)
+        known = np.unique(owners).tolist()
         # Somebody else took an attempt meanwhile: what was inserted is found now, the rest takes the next ones.
     raise Unavailable("too many others record the same metrics of the same architectures: try again")
 
 
 def conflicts(s: Session, into: Target, records: Records, meaning: Meaning) -> Mapping[int, str]:
     """Index → message of records whose attempt is stored with another value."""
-    keys = join_keys(records)
+    keys, places = _keys(records)
     found = _ids(s, into.space.digest, keys)
+    known = sorted(found.values())
     for key in keys:
         found.setdefault(key, -len(found) - 1)  # new ones differ from each other too
-    owners = [found[key] for key in keys]
-    return _decide(records, owners, _stored(s, owners, records, meaning)).refused
+    owners = np.array([found[key] for key in keys], dtype=np.int64)[places]
+    return _decide(records, owners, _stored(s, known, records, meaning)).refused
 
+
+Ids: TypeAlias = NDArray[np.int64]
 
 Place = tuple[int, int, int]
 """Architecture (id), metric and context (numbers)."""
@@ -130,13 +136,21 @@ class _Plan:
     refused: dict[int, str]
 
 
-def _decide(records: Records, owners: Sequence[int], stored: Mapping[Place, dict[int, tuple[float, int]]]) -> _Plan:
-    plan = _Plan([], [], set(), {})
+def _decide(records: Records, owners: Ids, stored: Mapping[Place, dict[int, tuple[float, int]]]) -> _Plan:
+    # Most are the first of their place, and nothing is known of it.
+    named = records[["hi", "lo", "metric", "context"]]
+    begins = np.concatenate([[True], named[1:] != named[:-1], [True]])
+    first = begins[:-1] & begins[1:] & (records["attempt"] < 0)
+    if stored:
+        first &= ~np.isin(owners, np.array([owner for owner, _, _ in stored]))
+    rows = np.flatnonzero(first).tolist()
+    plan = _Plan(rows, [0] * len(rows), set(), {})
+    others = np.flatnonzero(~first)
+    some = records[others]
     taken: dict[Place, dict[int, tuple[float, int]]] = {}
-    metrics, contexts = records["metric"].tolist(), records["context"].tolist()
-    values, attempts = records["value"].tolist(), records["attempt"].tolist()
-    for index, place in enumerate(zip(owners, metrics, contexts, strict=True)):
-        value, attempt = values[index], attempts[index]
+    places = zip(owners[others].tolist(), some["metric"].tolist(), some["context"].tolist(), strict=True)
+    said = zip(others.tolist(), places, some["value"].tolist(), some["attempt"].tolist(), strict=True)
+    for index, place, value, attempt in said:
         there = taken.get(place)
         if there is None:
             there = taken[place] = dict(stored.get(place, ()))
@@ -160,23 +174,39 @@ def _decide(records: Records, owners: Sequence[int], stored: Mapping[Place, dict
 _PLANNED = 0
 
 
-def _architectures(s: Session, digest: str, records: Records, time: datetime) -> list[int]:
-    """Ids of the records' architectures; those that are new are stored."""
-    keys = join_keys(records)
+def _keys(records: Records) -> tuple[list[str], Ids]:
+    """The keys of neighbours that differ, and per record the place of its own."""
+    begins = np.ones(len(records), dtype=bool)
+    begins[1:] = (records["hi"][1:] != records["hi"][:-1]) | (records["lo"][1:] != records["lo"][:-1])
+    return join_keys(records[begins]), np.cumsum(begins) - 1
+
+
+def _architectures(s: Session, digest: str, records: Records, time: datetime) -> tuple[Ids, list[int]]:
+    """Ids of the records' architectures, and those that were there before; those that are new are stored."""
+    keys, places = _keys(records)
     found = _ids(s, digest, keys)
-    first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
-    if first:
-        missing = sorted(first)
-        genes = [records["genes"][first[key]].tobytes() for key in missing]
+    made: dict[str, int] = {}
+    first = dict(zip(reversed(keys), reversed(np.unique(places, return_index=True)[1].tolist()), strict=True))
+    missing = sorted(first.keys() - found.keys())
+    if missing:
+        genes = [each.tobytes() for each in records["genes"][[first[key] for key in missing]]]
         if _is_sqlite(s):
+            # Nobody else writes until this transaction ends, so ids can be given as SQLite itself would.
+            begin = s.execute(text("SELECT coalesce(max(id), 0) + 1 FROM architectures")).scalar_one()
+            made = {key: begin + index for index, key in enumerate(missing)}
             stored = _sqlite_time(time)
-            rows = [(digest, key, each, stored) for key, each in zip(missing, genes, strict=True)]
+            rows = [(made[key], digest, key, each, stored) for key, each in zip(missing, genes, strict=True)]
             s.connection().exec_driver_sql(_ARCHITECTURES["sqlite"], rows)
         else:
             given = {"digest": digest, "time": time, "keys": _array(missing)}
-            s.execute(text(_ARCHITECTURES["postgresql"]), {**given, "genes": _array(each.hex() for each in genes)})
-        found.update(_ids(s, digest, missing))
-    return [found[key] for key in keys]
+            given["genes"] = _array(each.hex() for each in genes)
+            made = dict(s.execute(text(_ARCHITECTURES["postgresql"]), given).all())
+            if len(made) < len(missing):
+                # Somebody else stored them meanwhile.
+                found.update(_ids(s, digest, [key for key in missing if key not in made]))
+    known = sorted(found.values())
+    found.update(made)
+    return np.array([found[key] for key in keys], dtype=np.int64)[places], known
 
 
 def _ids(s: Session, digest: str, keys: Iterable[str]) -> dict[str, int]:
@@ -188,7 +218,9 @@ def _ids(s: Session, digest: str, keys: Iterable[str]) -> dict[str, int]:
 def _stored(
     s: Session, owners: Sequence[int], records: Records, meaning: Meaning
 ) -> dict[Place, dict[int, tuple[float, int]]]:
-    """Place → attempt → value and id of what is stored of these architectures, in these metrics and contexts."""
+    """Place → attempt → value and id of what is stored of these architectures, in the records' metrics and contexts."""
+    if not owners:
+        return {}
     metrics = {meaning.metrics[each]: each for each in np.unique(records["metric"]).tolist()}
     contexts = {meaning.digests[each]: each for each in np.unique(records["context"]).tolist()}
     statement = (
@@ -196,7 +228,7 @@ def _stored(
         f"WHERE architecture_id {_among(s, 'owners', 'bigint')} AND metric {_among(s, 'metrics', 'text')} "
         f"AND context_digest {_among(s, 'digests', 'text')}"
     )
-    wanted = {"owners": sorted(set(owners)), "metrics": sorted(metrics), "digests": sorted(contexts)}
+    wanted = {"owners": owners, "metrics": sorted(metrics), "digests": sorted(contexts)}
     result: dict[Place, dict[int, tuple[float, int]]] = {}
     found = s.execute(text(statement), {name: _many(s, values) for name, values in wanted.items()})
     for owner, name, digest, attempt, value, measurement in found:
@@ -204,17 +236,14 @@ def _stored(
     return result
 
 
-def _insert(
-    s: Session, records: Records, owners: Sequence[int], plan: _Plan, meaning: Meaning, time: datetime
-) -> Sequence[int]:
+def _insert(s: Session, records: Records, owners: Ids, plan: _Plan, meaning: Meaning, time: datetime) -> Sequence[int]:
     """Ids of the measurements that were inserted: all planned ones, unless somebody else took an attempt."""
     if not plan.rows:
         return []
     some = records[plan.rows]
-    owned = [owners[index] for index in plan.rows]
+    owned = owners[plan.rows].tolist()
     created = np.where(some["created"] < 0, (time - _EPOCH) // timedelta(microseconds=1), some["created"])
     if _is_sqlite(s):
-        # Nobody else writes until this transaction ends, so ids can be given as SQLite itself would.
         first = s.execute(text("SELECT coalesce(max(id), 0) + 1 FROM measurements")).scalar_one()
         ids = range(first, first + len(owned))
         names = [meaning.metrics[each] for each in some["metric"].tolist()]
@@ -239,11 +268,11 @@ def _insert(
 
 
 _ARCHITECTURES: Mapping[str, str] = {
-    "sqlite": "INSERT INTO architectures (space_digest, key, genes, created_at) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT DO NOTHING",
+    "sqlite": "INSERT INTO architectures (id, space_digest, key, genes, created_at) VALUES (?, ?, ?, ?, ?)",
     "postgresql": "INSERT INTO architectures (space_digest, key, genes, created_at) "
     "SELECT :digest, r.key, decode(r.genes, 'hex'), :time "
-    "FROM unnest(CAST(:keys AS text[]), CAST(:genes AS text[])) AS r(key, genes) ON CONFLICT DO NOTHING",
+    "FROM unnest(CAST(:keys AS text[]), CAST(:genes AS text[])) AS r(key, genes) "
+    "ON CONFLICT DO NOTHING RETURNING key, id",
 }
 _MEASUREMENTS: Mapping[str, str] = {
     "sqlite": "INSERT INTO measurements (id, architecture_id, metric, context_digest, attempt, value, seconds, worker, "

@@ -100,8 +100,8 @@ def record(
 def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
     """Measurement ids per entry, in the order of its values; studies link what is recorded for them.
 
-    A report that comes twice (same job and token) is recorded once. The seconds of an entry are shared out evenly
-    among its values that were measured. Raises `Invalid` for a value that is not finite, naming the metric.
+    A report that comes twice (same job, token and worker) is recorded once. The seconds of an entry are shared out
+    evenly among its values that were measured. Raises `Invalid` for a value that is not finite, naming the metric.
     """
     for entry in entries:
         for name, value in entry.values.items():
@@ -119,8 +119,8 @@ def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
 
 def link(s: Session, links: Sequence[tuple[int, Sequence[int]]]) -> None:
     """Lets studies (by id) use measurements (by id) from the commit on; a link that is there stays."""
-    pairs = {(study, measurement) for study, measurements in links for measurement in measurements}
-    ending.link(s, pairs)
+    for study, measurements in links:
+        ending.link(s, study, measurements)
 
 
 def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_AGE_S) -> list[dict[str, Known]]:

@@ -70,7 +70,7 @@ def parsed(values: Sequence[Any], texts: bool, parse: Parse, default: Any = None
     known: Sequence[Any] = values if alike else list(zip(map(type, values), values, strict=True))
     try:
         numbers = dict(zip(dict.fromkeys(known), count()))
-        different = numbers if alike else [value for _, value in numbers]
+        different: Sequence[Any] = list(numbers) if alike else [value for _, value in numbers]
         places = np.fromiter(map(numbers.__getitem__, known), np.int64, len(values))
     except TypeError:
         different, places = values, np.arange(len(values))  # lists and objects cannot be looked up
