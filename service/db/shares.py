@@ -9,7 +9,7 @@ leases only follow an index. Jobs of no search (a person asked for them) have tu
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.core.states import State
@@ -23,29 +23,24 @@ _LEAST_S = 1e-3
 
 def turns(s: Session, search: Search, count: int) -> list[float]:
     """Turns of the next ``count`` jobs of a (locked) search, ascending; the search remembers where it stands."""
-    step = _seconds(s, search) / search.share
-    first = max(search.turn, present(s, search.priority))
+    given = {"priority": search.priority, "search": search.id, "before": search.completions - _RECENT}
+    present, seconds = s.execute(_NOW, given).one()
+    step = max(_UNKNOWN_S if seconds is None else float(seconds), _LEAST_S) / search.share
+    first = max(search.turn, float(present))
     search.turn = first + count * step
     return [first + index * step for index in range(count)]
 
 
-def present(s: Session, priority: int) -> float:
-    """The virtual time among jobs of a priority: the turn of those at work, or of who is next.
-
-    Where nothing is open it is where the search stands that has had most.
-    """
-    at_work = s.scalar(select(func.max(Job.turn)).where(Job.state == State.LEASED, Job.priority == priority))
-    next_ = s.scalar(select(func.min(Job.turn)).where(Job.state == State.QUEUED, Job.priority == priority))
-    if at_work is not None:
-        return float(at_work)
-    if next_ is not None:
-        return float(next_)
-    return float(s.scalar(select(func.coalesce(func.max(Search.turn), 0.0))) or 0.0)
-
-
-def _seconds(s: Session, search: Search) -> float:
-    """Seconds that one of its trials takes, by the last ones that were paid for."""
-    recent = select(func.avg(Trial.paid_s)).where(
-        Trial.search_id == search.id, Trial.completion > search.completions - _RECENT, Trial.paid_s > 0
-    )
-    return max(float(s.scalar(recent) or _UNKNOWN_S), _LEAST_S)
+_OF_PRIORITY = Job.priority == bindparam("priority")
+_NOW = select(
+    # The virtual time: the turn of those at work, or of who is next; where nothing is open, how far any search came.
+    func.coalesce(
+        select(func.max(Job.turn)).where(Job.state == State.LEASED, _OF_PRIORITY).scalar_subquery(),
+        select(func.min(Job.turn)).where(Job.state == State.QUEUED, _OF_PRIORITY).scalar_subquery(),
+        select(func.max(Search.turn)).scalar_subquery(),
+    ),
+    # How long the search's trials take, of those that were paid for.
+    select(func.avg(Trial.paid_s))
+    .where(Trial.search_id == bindparam("search"), Trial.completion > bindparam("before"), Trial.paid_s > 0)
+    .scalar_subquery(),
+)
