@@ -95,6 +95,10 @@ def body(kind: type[Any], /, **fields: Any) -> Any:
         raise typer.BadParameter(f"{where}: {first['msg']}") from error
 
 
+DeviceType = Annotated[str | None, typer.Option(help="Type that the worker's device must be of: cpu or cuda.")]
+MemoryMb = Annotated[int | None, typer.Option(min=1, help="Memory that the worker's device must have, MiB.")]
+
+
 def show_json(value: Any) -> None:
     """Wire types as JSON on standard output."""
     kind = type(value) if isinstance(value, BaseModel) else Any

@@ -8,8 +8,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table, wait_all
-from service.wire.spaces import Task
+from service.cli.common import (
+    AsJson,
+    DeviceType,
+    MemoryMb,
+    Url,
+    body,
+    connect,
+    parse_json,
+    show_fields,
+    show_json,
+    show_table,
+    wait_all,
+)
+from service.wire.spaces import Resources, Task
 from service.wire.studies import CloneIn, ConstraintSpec, EvaluatorSpec, FrontOut, ObjectiveIn, StudyIn
 
 app = typer.Typer(help="Studies.", no_args_is_help=True)
@@ -57,6 +69,8 @@ def create(
     evaluator: Annotated[str, typer.Option(help="Evaluator plug-in.")] = "supernet",
     options: Annotated[str, typer.Option(help="The evaluator's options: a JSON object, or @FILE.")] = "{}",
     seed: Annotated[int, typer.Option(min=0, help="All searches derive their randomness from it.")] = 0,
+    device_type: DeviceType = None,
+    memory_mb: MemoryMb = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +86,7 @@ def create(
         supernet=supernet,
         evaluator=EvaluatorSpec(name=evaluator, options=parse_json(options, "--options")),
         seed=seed,
+        resources=body(Resources, device_type=device_type, memory_mb=memory_mb),
     )
     with connect(url) as client:
         show_fields(client.studies.create(wanted), as_json)

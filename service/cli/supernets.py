@@ -6,8 +6,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli.common import AsJson, Url, body, connect, parse_json, show_fields, show_json, show_table, wait
-from service.wire.spaces import SupernetIn, Task
+from service.cli.common import (
+    AsJson,
+    DeviceType,
+    MemoryMb,
+    Url,
+    body,
+    connect,
+    parse_json,
+    show_fields,
+    show_json,
+    show_table,
+    wait,
+)
+from service.wire.spaces import Resources, SupernetIn, Task
 
 app = typer.Typer(help="Super-networks.", no_args_is_help=True)
 
@@ -42,12 +54,22 @@ def create(
     dataset: Annotated[str, typer.Option(help="Name of the data set to train on.")],
     recipe: Annotated[str, typer.Option(help="Training recipe: a JSON object, or @FILE.")] = "{}",
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, order and sampling.")] = 0,
+    device_type: DeviceType = None,
+    memory_mb: MemoryMb = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a super-network; `train` trains it."""
     task = body(Task, dataset=dataset)
-    wanted = body(SupernetIn, name=name, space=space, task=task, recipe=parse_json(recipe, "--recipe"), seed=seed)
+    wanted = body(
+        SupernetIn,
+        name=name,
+        space=space,
+        task=task,
+        recipe=parse_json(recipe, "--recipe"),
+        seed=seed,
+        resources=body(Resources, device_type=device_type, memory_mb=memory_mb),
+    )
     with connect(url) as client:
         show_fields(client.supernets.create(wanted), as_json)
 
