@@ -94,8 +94,8 @@ class Value:
 
     value: float
     at: datetime
-    job: int
-    token: int
+    report: tuple[int, int, str]
+    """Job, token and worker."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Model:
     def record(self, place: Place, value: Value) -> None:
         """A value that a report gives; the same report gives it once."""
         values = self.ledger.setdefault(place, [])
-        if not any((each.job, each.token) == (value.job, value.token) for each in values):
+        if not any(each.report == value.report for each in values):
             values.append(value)
 
     def known(self, trial: Trial, name: str, device: str | None, at: datetime) -> float | None:

@@ -39,7 +39,7 @@ class Row:
         """Rows with equal identities are one measurement; None: equal to no other."""
         if metric(self.place[1]).scope is Scope.ANALYTIC:
             return self.place
-        return None if self.job_id is None else (self.place, self.job_id, self.token)
+        return None if self.job_id is None else (self.place, self.job_id, self.token, self.worker)
 
 
 def insert(s: Session, rows: Sequence[Row]) -> list[int]:
@@ -84,10 +84,10 @@ def _stored(s: Session, rows: Sequence[Row]) -> tuple[dict[object, int], dict[Pl
     names, digests = {row.place[1] for row in rows}, {row.place[2] for row in rows}
     for some in chunks(sorted({row.place[0] for row in rows})):
         wanted = {"architectures": some, "metrics": sorted(names), "digests": sorted(digests)}
-        for architecture, name, digest, attempt, measurement, job, token in s.execute(_STORED, wanted):
+        for architecture, name, digest, attempt, measurement, job, token, worker in s.execute(_STORED, wanted):
             place = (architecture, name, digest)
             free[place] = max(free.get(place, 0), attempt + 1)
-            identity = Row(place, 0.0, None, 0.0, job, token, None).identity
+            identity = Row(place, 0.0, None, 0.0, job, token, worker).identity
             if identity is not None:
                 stored[identity] = measurement
     return stored, free
@@ -112,7 +112,7 @@ def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
 
 _MEASUREMENTS = table_of(Measurement)
 _RETURNED = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest", "attempt", "id"))
-_STORED: Any = select(*_RETURNED, _MEASUREMENTS.c.job_id, _MEASUREMENTS.c.token).where(
+_STORED: Any = select(*_RETURNED, *(_MEASUREMENTS.c[name] for name in ("job_id", "token", "worker"))).where(
     _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
     _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
     _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),

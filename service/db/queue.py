@@ -79,19 +79,20 @@ def complete(
     for is accepted as a failure; latencies that `lease` took as known, with the same ``max_age_s``, need not be in it.
     Raises `NotFound` for a job that does not exist.
     """
-    once: dict[tuple[int, int], tuple[str, CompleteIn]] = {}
+    # By the worker's name too: a database that was put back gives out tokens once more that others hold already.
+    once: dict[tuple[int, int, str], CompleteIn] = {}
     for body in bodies:
         for given in body.results:
-            once.setdefault((given.job, given.token), (body.worker, given))
-    found, searches = _lock(s, {job for job, _ in once})
-    answers: dict[tuple[int, int], Completed] = {}
+            once.setdefault((given.job, given.token, body.worker), given)
+    found, searches = _lock(s, {job for job, *_ in once})
+    answers: dict[tuple[int, int, str], Completed] = {}
     reports: dict[JobKind, list[Report]] = {}
-    for (job_id, token), (worker, given) in once.items():
+    for (job_id, token, worker), given in once.items():
         job = found[job_id]
-        # The worker's name too: a database that was put back gives out tokens once more that others hold already.
-        current = job.state == State.LEASED and (job.token, job.worker) == (token, worker)
-        repeated = not current and job.token == token and job.result is not None
-        answers[job_id, token] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
+        newest = (job.token, job.worker) == (token, worker)
+        current = newest and job.state == State.LEASED
+        repeated = newest and not current and job.result is not None
+        answers[job_id, token, worker] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
         if not repeated:
             report = Report(job, token, given.result, given.seconds, worker, current, max_age_s)
             reports.setdefault(JobKind(job.kind), []).append(report)
@@ -105,8 +106,12 @@ def complete(
                 ended.append(Ended(report.job, verdict, kept))
     end(s, searches, ended, time)
     for each in ended:
-        answers[each.job.id, each.job.token] = Completed(job=each.job.id, accepted=True, state=each.verdict.state)
-    return [CompletedBatch(items=[answers[given.job, given.token] for given in body.results]) for body in bodies]
+        answer = Completed(job=each.job.id, accepted=True, state=each.verdict.state)
+        answers[each.job.id, each.job.token, each.job.worker or ""] = answer
+    return [
+        CompletedBatch(items=[answers[given.job, given.token, body.worker] for given in body.results])
+        for body in bodies
+    ]
 
 
 def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Completed:

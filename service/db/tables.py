@@ -169,7 +169,7 @@ class Context(Base):
 
 
 class Measurement(Base):
-    """One value; attempt 0 is the value, later attempts are replicates. (job, token) tells a repeated report.
+    """One value; attempt 0 is the value, later attempts are replicates. (job, token, worker) tells a repeated report.
 
     `spread` is the distance between the quartiles of the passes that a latency is the median of, in its unit.
     """

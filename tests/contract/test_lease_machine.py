@@ -81,21 +81,27 @@ SECONDS = st.sampled_from([0.0, 0.5, 3.0, 100.0])
 
 @dataclass(frozen=True)
 class Said:
-    """A worker's report: of which of all leases that were ever made, and what is wrong with it."""
+    """A worker's report: of which of all leases that were ever made, and what is wrong with it.
+
+    A ``stranger`` is a worker from before a backup was put back: it has the lease's token, but never the lease.
+    """
 
     place: int
     mood: str
     seconds: float
+    stranger: bool
 
 
 MOODS = st.sampled_from(["good", "good", "good", "more", "less", "nan", "none"])
-REPORTS = st.lists(st.builds(Said, PLACES, MOODS, SECONDS), min_size=1, max_size=5)
+REPORTS = st.lists(
+    st.builds(Said, PLACES, MOODS, SECONDS, st.sampled_from([False, False, False, True])), min_size=1, max_size=5
+)
 ASKS = st.tuples(st.sampled_from(NAMES), st.integers(1, 4), st.booleans())
 ASKED = st.lists(ASKS, min_size=1, max_size=3)
 LEASES_S = st.sampled_from([2.0, 30.0, 9 * DAY_S])
 ENDS = st.one_of(
     st.tuples(st.sampled_from([State.FAILED, State.QUEUED]), st.sampled_from(Failure)),
-    st.just((State.QUEUED, Failure.DRAINED)),
+    st.sampled_from([(State.QUEUED, Failure.DRAINED), (State.FAILED, Failure.OUT_OF_MEMORY)]),
     st.just((State.INFEASIBLE, Failure.INFEASIBLE)),
     st.just((State.CANCELLED, Failure.CANCELLED)),
 )
@@ -380,37 +386,36 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def _report(self, reports: Sequence[tuple[Held, Said]], apart: bool) -> None:
         """In one call; a body for each, or for each worker."""
-        given: list[tuple[Held, Said, CompleteIn]] = []
+        given: list[tuple[str, Held, Said, CompleteIn]] = []
         for held, said in reports:
             result = self._result(held, said.mood)
             body = CompleteIn(job=held.lease.job, token=held.lease.token, result=result, seconds=said.seconds)
-            given.append((held, said, body))
+            given.append(("stranger" if said.stranger else held.worker, held, said, body))
         if apart:
-            bodies = [CompleteBatch(worker=held.worker, results=[body]) for held, _, body in given]
+            bodies = [CompleteBatch(worker=name, results=[body]) for name, *_, body in given]
         else:
-            given.sort(key=lambda each: each[0].worker)
-            by_worker = groupby(given, key=lambda each: each[0].worker)
+            given.sort(key=lambda each: each[0])
+            by_worker = groupby(given, key=lambda each: each[0])
             bodies = [CompleteBatch(worker=name, results=[body for *_, body in some]) for name, some in by_worker]
         with self.database.write() as s:
             answers = [each for answer in queue.complete(s, bodies) for each in answer.items]
-        now_first: dict[tuple[int, int], bool] = {}
-        # What is current is so for the whole call: nothing in it comes before the other.
-        current = {(held.lease.job, held.lease.token): self.model.current(held) for held, _, _ in given}
-        firsts = []
-        for held, said, body in given:
-            if (body.job, body.token) not in now_first:
+        accepted: dict[tuple[int, int, str], bool] = {}
+        current: list[tuple[Held, Said, CompleteIn]] = []
+        for name, held, said, body in given:
+            # What is current is so for the whole call; of the same report only the first counts.
+            if (place := (body.job, body.token, name)) not in accepted:
                 job = self.model.jobs[body.job]
-                repeated = not current[body.job, body.token] and job.token == body.token and job.answered
-                now_first[body.job, body.token] = current[body.job, body.token] or repeated
-                if not repeated:
-                    firsts.append((held, said, body))
-        for held, _, body in firsts:
-            self._record(held, body)
-        for held, said, body in firsts:
-            if current[body.job, body.token]:
-                self._settle(held, said, body)
-        for (_, _, body), answer in zip(given, answers, strict=True):
-            assert (answer.job, answer.accepted) == (body.job, now_first[body.job, body.token])
+                newest = (job.token, job.worker) == (body.token, name)
+                is_current = newest and self.model.current(held)
+                accepted[place] = is_current or (newest and job.answered)
+                if is_current:
+                    current.append((held, said, body))
+                if is_current or not accepted[place]:
+                    self._record(held, name, body)
+        for each in current:
+            self._settle(*each)
+        for (name, *_, body), answer in zip(given, answers, strict=True):
+            assert (answer.job, answer.accepted) == (body.job, accepted[body.job, body.token, name])
             assert not answer.accepted or answer.state is self.model.jobs[body.job].state
 
     def _result(self, held: Held, mood: str) -> Json:
@@ -428,14 +433,14 @@ class LeaseMachine(RuleBasedStateMachine):
             metrics["error"] = float("nan")
         return {} if mood == "none" else {"metrics": metrics, "device": held.device}
 
-    def _record(self, held: Held, body: CompleteIn) -> None:
+    def _record(self, held: Held, worker: str, body: CompleteIn) -> None:
         metrics = body.result.get("metrics", {})
         if any(value != value for value in metrics.values()):
             return
         trial = self.model.jobs[body.job].trial
         for name, value in metrics.items():
             place = self.model.place(trial, name, held.device)
-            self.model.record(place, Value(value, self.clock.now(), body.job, body.token))
+            self.model.record(place, Value(value, self.clock.now(), (body.job, body.token, worker)))
 
     def _settle(self, held: Held, said: Said, body: CompleteIn) -> None:
         """The newest lease's report ends the trial: as a success if it holds all that was asked for and not known."""
@@ -581,10 +586,11 @@ class LeaseMachine(RuleBasedStateMachine):
             rows = s.scalars(select(tables.Measurement).where(tables.Measurement.metric != "macs")).all()
             counted = s.scalars(select(tables.Measurement).where(tables.Measurement.metric == "macs")).all()
         found = sorted(
-            (keys[row.architecture_id], row.metric, row.attempt, row.value, row.job_id, row.token) for row in rows
+            (keys[row.architecture_id], row.metric, row.attempt, row.value, row.job_id, row.token, row.worker)
+            for row in rows
         )
         told = [
-            (self.keys[genes], name, attempt, each.value, each.job, each.token)
+            (self.keys[genes], name, attempt, each.value, *each.report)
             for (genes, name, _), values in self.model.ledger.items()
             for attempt, each in enumerate(values)
         ]

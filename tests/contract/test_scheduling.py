@@ -327,3 +327,28 @@ def test_a_result_of_another_worker_is_not_taken_for_the_holders(world: World) -
     assert not world.complete([lease], worker="before")[0].accepted
     assert world.states(search) == ["LEASED"]
     assert world.complete([lease])[0].accepted
+
+
+def test_what_a_stranger_measured_is_kept_beside_what_the_holder_measured(world: World) -> None:
+    """Whoever is first, also in one call; and what comes when the job has ended is no repeated report."""
+    world.ask(world.search().id, world.genes(1))
+    (lease,) = world.lease()
+    batches = [
+        CompleteBatch(
+            worker=name,
+            results=[CompleteIn(job=lease.job, token=lease.token, result=evaluated({"error": error}), seconds=1.0)],
+        )
+        for name, error in (("before", 0.3), ("w", 0.4), ("long-before", 0.5))
+    ]
+    with world.database.write() as s:
+        answers = queue.complete(s, batches[:2])
+    assert [answer.items[0].accepted for answer in answers] == [False, True]
+    with world.database.write() as s:
+        assert not queue.complete(s, batches[2:])[0].items[0].accepted
+        assert queue.complete(s, batches[1:2])[0].items[0].accepted
+        kept = select(tables.Measurement.worker, tables.Measurement.value)
+        assert dict(s.execute(kept.where(tables.Measurement.metric == "error")).all()) == {
+            "before": 0.3,
+            "w": 0.4,
+            "long-before": 0.5,
+        }
