@@ -39,7 +39,7 @@ class Retry:
 
 RETRIES: Mapping[Failure, Retry] = {
     # Machines are taken away more often than a job kills its worker; and a lease had to run out already.
-    Failure.LOST: Retry(attempts=5, then_s=1.0),
+    Failure.LOST: Retry(attempts=8, then_s=1.0),
     # Only a larger device helps: the job says how much it needs then.
     Failure.OUT_OF_MEMORY: Retry(attempts=3),
     Failure.INFEASIBLE: Retry(attempts=1),

@@ -139,7 +139,7 @@ def test_a_search_of_an_older_release_is_the_same_search(world: World) -> None:
 @pytest.mark.parametrize(
     ("failure", "pauses"),
     [
-        (Failure.LOST, [0.0, 1.0, 2.0, 4.0, None]),
+        (Failure.LOST, [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, None]),
         (Failure.BUG, [5.0, None]),
         (Failure.UNAVAILABLE, [1.0, 5.0, 10.0, 20.0, 40.0, None]),
         (Failure.INFEASIBLE, [None]),
