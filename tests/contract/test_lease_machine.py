@@ -516,7 +516,7 @@ class LeaseMachine(RuleBasedStateMachine):
         again = self.model.retriable(search)
         with self.database.write() as s:
             said = retries.retry(s, JobsIn(search=search.id, dry_run=dry))
-            turns = dict(s.execute(select(tables.Job.id, tables.Job.turn)).tuples().all())
+            turns = dict(s.execute(select(tables.Job.id, tables.Job.turn)).all())
         assert said.retried == [job.id for job in again]
         assert sorted(said.retried + [left.job for left in said.left_alone]) == sorted(dead)
         if not dry:
@@ -641,7 +641,7 @@ def test_the_contract_of_leases_as_a_state_machine(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=max(1, settings().max_examples // 6),
+            max_examples=max(1, settings().max_examples // 8),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
