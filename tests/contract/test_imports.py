@@ -128,6 +128,23 @@ def test_attempts_and_values_tell_replicates_apart(server: Served) -> None:
     assert stored(server) == 4
 
 
+def test_what_is_new_and_what_is_stored_come_together(server: Served) -> None:
+    first, second, *others = rows_of(8)
+    assert imported(server.http, encode("ndjson", [first, second]))["new"] == 2
+    replicates = [{**others[0], "value": value} for value in (0.25, 0.5, 0.25)]
+    changed = {**second, "value": 2.0}
+    rows = [*others[1:], first, *replicates, changed, {**others[1], "metric": "loss"}]
+    out = imported(server.http, encode("ndjson", rows))
+    assert (out["new"], out["unchanged"]) == (5 + 2 + 1 + 1, 2)
+    found = {(json.dumps(each["config"]), each["metric"], each["attempt"]): each["value"] for each in held(server.http)}
+    asked = {json.dumps(row["config"]): [row["value"]] for row in [first, *others[1:]]}
+    asked[json.dumps(second["config"])] = [second["value"], 2.0]
+    asked[json.dumps(others[0]["config"])] = [0.25, 0.5]
+    wanted = {(config, "error", i): value for config, values in asked.items() for i, value in enumerate(values)}
+    assert found == {**wanted, (json.dumps(others[1]["config"]), "loss", 0): others[1]["value"]}
+    assert imported(server.http, encode("ndjson", rows))["new"] == 0
+
+
 def test_counted_metrics_must_be_what_they_are(server: Served) -> None:
     row = rows_of(1)[0]
     wrong = send(server.http, encode("ndjson", [{**row, "metric": "params", "value": 5}]))
