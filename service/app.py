@@ -24,6 +24,7 @@ from service.dashboard import router as dashboard
 from service.db import keys
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
+from service.garbage import collect_rarely
 from service.listening import bind
 from service.settings import Settings
 
@@ -98,6 +99,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     app = create_app(settings)
     with listener or bind(settings, lambda: _guarded(app.state.database)) as bound:
         server = server_of(app)
+        collect_rarely()
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(run_server(server, app, bound))
 

@@ -31,6 +31,7 @@ from service.db.artifacts import ArtifactStore
 from service.db.asks import Claim
 from service.db.outages import outage
 from service.db.session import Database
+from service.garbage import collect_rarely
 from service.importer import Importer
 from service.settings import Settings
 
@@ -310,6 +311,7 @@ def run_controller(settings: Settings) -> None:
         steps=settings.steps,
         log_level=settings.log_level,
     )
+    collect_rarely()
     try:
         importing.start()
         controller.run(stop)

@@ -386,7 +386,7 @@ class Job(Base):
     leased_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
-    max_attempts: Mapped[int] = mapped_column(default=6)
+    max_attempts: Mapped[int] = mapped_column(default=8)
     cancelled: Mapped[bool] = mapped_column(default=False, server_default=false())
     progress: Mapped[Obj] = mapped_column(default=dict)
     checkpoint: Mapped[str | None] = mapped_column(String(64))
