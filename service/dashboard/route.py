@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.core.errors import Conflict, Forbidden, Invalid, NotFound
