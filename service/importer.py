@@ -160,6 +160,8 @@ class _Run:
         """Writes what was put aside, a number of measurements with their links in each transaction."""
         meaning = self._meaning()
         self.beat(None, self._progress("writing", 0, "begins to write", force=True))
+        with self.database.write() as s:
+            imports.store_contexts(s, meaning)
         writers = WRITERS[self.database.dialect]
         with ThreadPoolExecutor(writers) as pool:
             open_ones: deque[tuple[Records, Future[Written]]] = deque()
@@ -175,11 +177,21 @@ class _Run:
                     future.cancel()
 
     def _chunks(self) -> Iterator[Records]:
-        """What was put aside, in the order of keys, as much at a time as one transaction writes."""
+        """What was put aside, in the order of keys, as much at a time as one transaction writes.
+
+        An architecture is in one of them, unless it has more measurements than that: whoever comes to one that another
+        transaction is about to store waits for the end of that.
+        """
         for part in self.spool.parts():
             records = ordered(self.spool.read(part))
-            for start in range(0, len(records), imports.CHUNK):
-                yield records[start : start + imports.CHUNK]
+            begins = (records["hi"][1:] != records["hi"][:-1]) | (records["lo"][1:] != records["lo"][:-1])
+            edges = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(records)]])
+            start = 0
+            while start < len(records):
+                end = int(edges[np.searchsorted(edges, start + imports.CHUNK, side="right") - 1])
+                end = end if end > start else start + imports.CHUNK
+                yield records[start:end]
+                start = end
 
     def _write(self, some: Records, meaning: Meaning) -> Written:
         with self.database.write() as s:
@@ -187,7 +199,7 @@ class _Run:
             body = {"rows": len(some), "total": self.spool.count}
             ending.emit(s, "measurements.imported", self.into.study_id, body=body)
             self.beat(s, self._progress("writing", len(some), "writes", new=written.new))
-        if len(some) == imports.CHUNK:
+        if len(some) < self.spool.count:
             time.sleep(PAUSE_S)
         return written
 

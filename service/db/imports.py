@@ -87,13 +87,17 @@ def target(s: Session, study_name: str) -> Target:
 # ---------------------------------------------------------------------- writing
 
 
+def store_contexts(s: Session, meaning: Meaning) -> None:
+    """Stores contexts, before the measurements: transactions that store the same one wait for each other."""
+    used = sorted(dict(zip(meaning.digests, meaning.contexts, strict=True)).items())
+    insert_new(s, Context, [{"digest": digest, "body": body} for digest, body in used])
+
+
 def write(s: Session, into: Target, records: Records, meaning: Meaning, time: datetime) -> Written:
     """Records measurements, at most `CHUNK` and in the order of `ordered`, and links them to the study.
 
-    ``time`` is when those were measured that do not say it.
+    Their contexts are stored (`store_contexts`). ``time`` is when those were measured that do not say it.
     """
-    used = sorted({meaning.digests[each]: each for each in np.unique(records["context"]).tolist()}.items())
-    insert_new(s, Context, [{"digest": digest, "body": meaning.contexts[each]} for digest, each in used])
     owners, known = _architectures(s, into.space.digest, records, time)
     new = 0
     for _ in range(_ROUNDS):

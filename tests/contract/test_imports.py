@@ -145,6 +145,18 @@ def test_what_is_new_and_what_is_stored_come_together(server: Served) -> None:
     assert imported(server.http, encode("ndjson", rows))["new"] == 0
 
 
+def test_an_architecture_is_written_by_one_transaction(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that wrote the same one would wait for each other; only what is too much for one is divided."""
+    monkeypatch.setattr("service.db.imports.CHUNK", 4)
+    rows = [{**row, "metric": name} for row in rows_of(5) for name in ("error", "loss", "top1")]
+    assert imported(server.http, encode("ndjson", rows))["new"] == 15
+    rows = [{**rows_of(6)[5], "value": value} for value in range(6)]
+    assert imported(server.http, encode("ndjson", rows))["new"] == 6
+    with server.database.read() as s:
+        written = select(Event.body).where(Event.kind == "measurements.imported").order_by(Event.number)
+        assert sorted(body["rows"] for body in s.scalars(written)) == [2, 3, 3, 3, 3, 3, 4]
+
+
 def test_counted_metrics_must_be_what_they_are(server: Served) -> None:
     row = rows_of(1)[0]
     wrong = send(server.http, encode("ndjson", [{**row, "metric": "params", "value": 5}]))
