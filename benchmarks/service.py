@@ -11,8 +11,8 @@ the disk); SQLite is in WAL mode as the service sets it. Everything runs on one 
 - Optuna: one study in RDBStorage on the same kind of database, ask, six categorical parameters, tell; RandomSampler, in
   this process, once with one thread and once with eight. It stores no metrics but one value, and no events.
 - import: NDJSON, one metric of one architecture given as config in each row, three rows for each architecture. From
-  the first byte of the upload to the end of the job; generating the file is part of it. Meanwhile a worker sends a
-  heartbeat every 50 ms: the longest wait for an answer.
+  the first byte of the upload of a file on disk to the end of the job, which is asked for five times a second.
+  Meanwhile a worker sends a heartbeat every 50 ms: the longest wait for an answer.
 - front: of the study with the imported measurements, by four sets of two or three metrics in turn, while two workers
   complete up to 320 of its trials a second. Cold: the first request to a fresh API process, and then one for each set.
 - page: 100 trials of a study, at twenty depths in turn; the trials were written as rows beforehand.
@@ -128,7 +128,8 @@ def _measure(dialect: str, sizes: Sizes) -> dict[str, Any]:
             beyond = 9**6 - 40_000
             world.queue_trials(database, "measured", 40_000 if sizes is FULL else 8_000, beyond)
             with loads.heartbeats(service.url) as waits:
-                found["import_rows_per_s"] = sizes.rows / loads.import_rows(service.url, sizes.rows)
+                file = Path(folder) / "measurements.ndjson"
+                found["import_rows_per_s"] = sizes.rows / loads.import_rows(service.url, sizes.rows, file)
             found["heartbeat_longest_s"] = max(waits)
 
             console.log(f"{dialect}: fronts")
