@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/frontier demo $(if $(ONCE),--once) $(DEMO_ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 $(TEST_ARGS)
 
 chaos: .venv/installed-test
 	CHAOS_EVALUATIONS=500 CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/acceptance/test_chaos.py

@@ -113,6 +113,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
     """A server for the application. Logging is left as this process has it."""
     config = uvicorn.Config(
         app,
+        http="h11",
         log_config=None,
         access_log=False,
         server_header=False,

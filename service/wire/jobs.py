@@ -158,12 +158,14 @@ class FailIn(Wire):
 class JobNeeds(Wire):
     """What a worker must have to be given a job; null where anything will do."""
 
-    dataset: Digest | None = Field(description="Digest of a data set.")
-    evaluator: str | None = Field(description="Name of an evaluator.")
-    device: str | None = Field(description="Name of a device: its latency is asked for.")
-    device_type: str | None = Field(description="cpu or cuda.")
-    memory_mb: int | None = Field(description="Least memory of the device, in MiB.")
-    weights: Digest | None = Field(description="Super-network that the job uses; workers that have it come first.")
+    dataset: Digest | None = Field(default=None, description="Digest of a data set.")
+    evaluator: str | None = Field(default=None, description="Name of an evaluator.")
+    device: str | None = Field(default=None, description="Name of a device: its latency is asked for.")
+    device_type: str | None = Field(default=None, description="cpu or cuda.")
+    memory_mb: int | None = Field(default=None, description="Least memory of the device, in MiB.")
+    weights: Digest | None = Field(
+        default=None, description="Super-network that the job uses; workers that have it come first."
+    )
 
 
 class JobOut(Wire):
@@ -173,17 +175,19 @@ class JobOut(Wire):
     kind: JobKind
     state: State
     reason: str
-    failure: Failure | None = Field(description="Class of its last failure; null if it never failed.")
+    failure: Failure | None = Field(default=None, description="Class of its last failure; null if it never failed.")
     study: Name | None
     search: int | None
     trial: int | None
-    priority: int = Field(description="A smaller one is served first.")
-    needs: JobNeeds = Field(description="What a worker must have to be given it.")
+    priority: int = Field(default=0, description="A smaller one is served first.")
+    needs: JobNeeds = Field(default_factory=JobNeeds, description="What a worker must have to be given it.")
     worker: str | None
     attempts: int
-    max_attempts: int = Field(description="It is leased at most so often.")
-    not_before: Time | None = Field(description="Not leased before this time: it waits for another try.")
-    leased_until: Time | None = Field(description="When the lease ends unless its worker is heard of; null if none.")
+    max_attempts: int | None = Field(default=None, description="It is leased at most so often.")
+    not_before: Time | None = Field(default=None, description="Not leased earlier: it waits for another try.")
+    leased_until: Time | None = Field(
+        default=None, description="When the lease ends unless its worker is heard of; null if none."
+    )
     progress: Json
     result: Json | None
     traceback: str | None

@@ -223,6 +223,9 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
         "spaces/tiny",
         "datasets",
         "workers",
+        "devices",
+        "devices/test-cpu",
+        "jobs:failures",
         "supernets",
         "studies",
         "studies/study",
@@ -235,6 +238,8 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
     server.http.get(f"/v1/confirmations/{confirmed['id']}")
     server.http.get("/v1/searches/1/confirmations")
     server.http.post(f"/v1/jobs/{lease(server.http)[0]['job']}:cancel")
+    assert server.http.post("/v1/jobs:retry", json={"study": "study", "dry_run": True}).status_code == 200
+    assert server.http.post("/v1/jobs:cancel", json={"study": "study", "dry_run": True}).status_code == 200
     server.http.post("/v1/searches/1:extend", json={"budget": SEARCH["budget"]})
     server.http.post("/v1/studies/study:clone", json={"name": "copy"})
     make_study_again = server.http.post("/v1/supernets", json={**SUPERNET, "name": "failing"})

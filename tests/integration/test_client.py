@@ -170,7 +170,7 @@ def test_waiting_for_a_job_shows_progress_and_raises_its_failure(server: Served,
         while not any(found.progress.get("done") == 2 for found in seen):
             moved.clear()
             moved.wait(30)
-        failure = FailIn(token=lease.token, state=State.FAILED, failure="bug", reason="no such thing")
+        failure = FailIn(token=lease.token, state=State.FAILED, failure="invalid", reason="no such thing")
         client.jobs.fail(job, failure)
         with pytest.raises(JobFailed, match="no such thing") as failed:
             waiting.result(60)

@@ -87,7 +87,7 @@ def test_a_worker_that_runs_a_function(client: Client) -> None:
             case (1, 4):
                 assert (trial.state, trial.reason) == (State.INFEASIBLE, "too small to learn")
             case (1, 8):
-                assert (trial.state, trial.reason) == (State.FAILED, "ZeroDivisionError: a bug of mine")
+                assert (trial.state, trial.reason) == (State.FAILED, "ZeroDivisionError: a bug of mine; attempt 2")
                 assert "in train" in (jobs[trial.id].traceback or "")
             case (1, 16):
                 assert trial.reason == "metrics.time_s: the function returned error without it"
