@@ -89,7 +89,6 @@ def root(
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     end_with_parent()
-    configure("WARNING", "frontier")  # until a process says otherwise
     try:
         app()
     except BrokenPipeError:
@@ -123,5 +122,7 @@ def describe(error: Exception) -> tuple[str, int]:
         case ModuleNotFoundError() if (error.name or "").partition(".")[0] not in OURS:
             return f"{error}: this command needs another extra, frontier-nas[server] or frontier-nas[worker]", 1
         case _:
+            if not structlog.is_configured():
+                configure("WARNING", "frontier")  # its own way to print tracebacks shows local variables
             log.error("unexpected_error", exc_info=error)
             return f"unexpected {type(error).__name__}: {error}", 1
