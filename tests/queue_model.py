@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from service.core.failures import Failure, pause_s
+from service.core.failures import Failure, retry_in_s
 from service.core.states import COUNTED, DEAD, FAILURES, OPEN, SearchState, State
+from service.db import tables
 from service.db.ledger import LATENCY_AGE_S
+from service.db.rows import table_of
 from service.wire.jobs import JobKind, Lease, WorkerIn
 from service.wire.spaces import Resources
 
@@ -18,7 +20,7 @@ Key = tuple[int, ...]
 Place = tuple[Key, str, str]
 """What a value is of: genes, metric, and the digest of a data set or the name of a device."""
 
-MAX_ATTEMPTS = 6
+MAX_ATTEMPTS: int = table_of(tables.Job).c.max_attempts.default.arg
 AHEAD_S = 60.0
 
 
@@ -166,7 +168,7 @@ class Model:
 
     def fails(self, job: Job, failure: Failure, used_up: State, time: datetime, alive: Iterable[str]) -> None:
         """A job at work ends, or comes back."""
-        pause = pause_s(failure, job.attempts) if job.attempts < MAX_ATTEMPTS else None
+        pause = retry_in_s(failure, job.attempts) if job.attempts < MAX_ATTEMPTS else None
         if job.cancelled:
             self.end(job.trial, State.CANCELLED)
             return

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar, final
 from anyio import CapacityLimiter, to_thread
 
 from service.db import own, queue
+from service.db.outages import outage
 from service.db.session import Database
 from service.settings import Settings
 from service.wire.jobs import CompleteBatch, CompletedBatch, Lease, LeaseIn
@@ -33,7 +34,8 @@ Answer = TypeVar("Answer")
 class Together(Generic[Asked, Answer]):
     """Calls ``run`` with what was asked for meanwhile, at most ``most`` at once; it answers each, in their order.
 
-    If ``run`` raises, nothing was written, and each is asked for alone: one bad request does not fail the others.
+    If ``run`` raises, nothing was written, and each is asked for alone: one bad request does not fail the others. What
+    is wrong with the database is wrong for all of them, and not waited for once more by each.
     """
 
     def __init__(self, run: Callable[[Sequence[Asked]], Sequence[Answer]], most: int) -> None:
@@ -64,7 +66,7 @@ class Together(Generic[Asked, Answer]):
         try:
             answers = await to_thread.run_sync(self._run, [asked for asked, _ in some], limiter=self._threads)
         except Exception as error:
-            if len(some) > 1:
+            if len(some) > 1 and outage(error) is None:
                 for each in some:
                     await self._answer([each])
             else:

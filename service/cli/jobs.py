@@ -61,7 +61,7 @@ def list_jobs(
                 job.study,
                 job.search,
                 job.worker,
-                f"{job.attempts}/{job.max_attempts}",
+                job.attempts,
                 _waits_until(job),
                 job.failure,
                 job.reason,

@@ -52,7 +52,7 @@ RETRIES: Mapping[Failure, Retry] = {
 LONGEST_DELAY_S = 300.0
 
 
-def pause_s(failure: Failure, attempt: int) -> float | None:
+def retry_in_s(failure: Failure, attempt: int) -> float | None:
     """Seconds until a job may be tried again whose ``attempt`` (from 1) ended so; None if it is not tried again.
 
     Jobs that were handed back (`Failure.DRAINED`) wait at once, whatever their attempts.

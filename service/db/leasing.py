@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, exists, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from service.core.failures import Failure
 from service.core.metrics import Circumstances, Scope, metric
 from service.core.states import SearchState, State
 from service.db import evaluators, ledger, outcomes, payloads, subjects, trial_ends, workers
@@ -146,12 +147,11 @@ def lease(
     """
     time = now()
     known = workers.several(s, [body.worker for body in bodies])
+    _see(s, known.values(), time)
     alike: dict[str, _Askers] = {}
     places = []
     for body in bodies:
         worker = known[body.worker]
-        if workers.forgotten(worker, time):
-            workers.seen(s, worker.name, time)
         device = worker.device
         runs = {
             "kinds": worker.kinds,
@@ -174,10 +174,15 @@ def lease_of_search(
 ) -> list[Lease]:
     """Hands out at most ``count`` trials of one search, whatever they need: who asks for them brings it."""
     time = now()
-    if workers.forgotten(worker, time):
-        workers.seen(s, worker.name, time)
+    _see(s, [worker], time)
     askers = _Askers(worker.device["name"], {"search": search_id}, [(worker.name, count)])
     return _lease(s, [askers], lease_s, max_age_s, time)[id(askers)][0]
+
+
+def _see(s: Session, asking: Iterable[Worker], time: datetime) -> None:
+    late = [worker.name for worker in asking if workers.forgotten(worker, time)]
+    if late:
+        workers.seen(s, late, time)
 
 
 def _lease(
@@ -312,5 +317,7 @@ def _refuse_broken(s: Session, jobs: Sequence[Job], errors: Mapping[int, Excepti
         s, {job.search_id for job in jobs if job.search_id is not None}, skip_locked=True
     )
     free = [job for job in jobs if job.search_id is None or job.search_id in searches]
-    verdicts = [Verdict(State.FAILED, f"no payload could be made: {errors[job.id]}") for job in free]
+    verdicts = [
+        Verdict(State.FAILED, f"no payload could be made: {errors[job.id]}", failure=Failure.INVALID) for job in free
+    ]
     end(s, searches, [Ended(job, verdict) for job, verdict in zip(free, verdicts, strict=True)], time)

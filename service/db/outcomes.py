@@ -149,7 +149,7 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
         missing = [name for name in subject.wanted if name not in values]
         if missing:
             reason = f"the evaluator did not report {', '.join(missing)}"
-            verdicts[index] = Verdict(State.FAILED, reason, report.seconds)
+            verdicts[index] = Verdict(State.FAILED, reason, report.seconds, Failure.BUG)
             continue
         links.append((subject.study.id, [each.measurement_id for each in known.values()]))
         if subject.trial is not None:
@@ -296,7 +296,7 @@ def _scored(s: Session, searches: Searches, reports: Sequence[Report]) -> list[V
             entries += proxies.entries(s, report.job, report.token, report.worker, result)
         except Invalid as error:
             reason = f"the result was refused: {error.field}: {error.message}"
-            verdicts.append(Verdict(State.FAILED, reason, report.seconds))
+            verdicts.append(Verdict(State.FAILED, reason, report.seconds, Failure.BUG))
         else:
             verdicts.append(SUCCEEDED)
     ledger.record_all(s, entries)
@@ -318,11 +318,11 @@ def _parse(kind: type[Result], report: Report) -> Result | Verdict:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        return Verdict(State.FAILED, f"the result was refused: {field}: {first['msg']}", report.seconds)
+        return Verdict(State.FAILED, f"the result was refused: {field}: {first['msg']}", report.seconds, Failure.BUG)
 
 
 def _not_uploaded(digest: str) -> Verdict:
-    return Verdict(State.FAILED, f"the result names artifact {digest}, which was never uploaded")
+    return Verdict(State.FAILED, f"the result names artifact {digest}, which was never uploaded", failure=Failure.BUG)
 
 
 _SETTLE: Mapping[JobKind, Callable[[Session, Searches, Sequence[Report]], list[Verdict]]] = {

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import Invalid, NotFound, Stale
-from service.core.failures import Failure, pause_s
+from service.core.failures import Failure, retry_in_s
 from service.core.states import State
 from service.db import ledger, outcomes, trial_ends, workers
 from service.db.job_ends import end
@@ -65,7 +65,7 @@ def heartbeat(s: Session, job_id: int, body: HeartbeatIn) -> HeartbeatOut:
         job.progress = _progress(job, body, time)
     if body.checkpoint is not None:
         job.checkpoint = body.checkpoint
-    workers.seen(s, job.worker, time)
+    workers.seen(s, [job.worker] if job.worker else [], time)
     return HeartbeatOut(expires_at=job.leased_until, stop=job.cancelled)
 
 
@@ -206,7 +206,7 @@ def _after(s: Session, job: Job, failure: Failure, used_up: State, reason: str, 
     """What becomes of a job that failed: it waits again, unless trying again would not help."""
     if job.cancelled:
         return Verdict(State.CANCELLED, "cancelled", seconds, Failure.CANCELLED)
-    delay_s = pause_s(failure, job.attempts) if job.attempts < job.max_attempts else None
+    delay_s = retry_in_s(failure, job.attempts) if job.attempts < job.max_attempts else None
     memory_mb = None
     if failure is Failure.OUT_OF_MEMORY and delay_s is not None:
         memory_mb = workers.larger_memory(s, job)

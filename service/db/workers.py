@@ -86,9 +86,9 @@ def forgotten(worker: Worker, time: datetime) -> bool:
     return worker.last_seen_at < time - _SEEN_EVERY
 
 
-def seen(s: Session, name: str | None, time: datetime) -> None:
-    """A worker was heard of. Written at most every few seconds, since it says so with every heartbeat."""
-    late = update(Worker).where(Worker.name == name, Worker.last_seen_at < time - _SEEN_EVERY)
+def seen(s: Session, names: Collection[str], time: datetime) -> None:
+    """Workers were heard of. Written at most every few seconds, since they say so with every heartbeat."""
+    late = update(Worker).where(Worker.name.in_(names), Worker.last_seen_at < time - _SEEN_EVERY)
     s.execute(late.values(last_seen_at=time), execution_options={"synchronize_session": False})
 
 

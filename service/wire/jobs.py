@@ -183,7 +183,9 @@ class JobOut(Wire):
     needs: JobNeeds = Field(default_factory=JobNeeds, description="What a worker must have to be given it.")
     worker: str | None
     attempts: int
-    max_attempts: int | None = Field(default=None, description="It is leased at most so often.")
+    max_attempts: int | None = Field(
+        default=None, description="It is leased at most so often, whatever fails; classes of failure allow less."
+    )
     not_before: Time | None = Field(default=None, description="Not leased earlier: it waits for another try.")
     leased_until: Time | None = Field(
         default=None, description="When the lease ends unless its worker is heard of; null if none."

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from service.core.errors import Conflict, NotFound
-from service.core.failures import Failure, pause_s
+from service.core.failures import Failure, retry_in_s
 from service.core.states import SearchState, State
 from service.db import queue, searches, studies, supernets, tables
 from service.db.session import Database
@@ -148,7 +148,7 @@ def test_a_search_of_an_older_release_is_the_same_search(world: World) -> None:
     ],
 )
 def test_each_class_of_failure_has_its_back_off(failure: Failure, pauses: list[float | None]) -> None:
-    assert [pause_s(failure, attempt) for attempt in range(1, len(pauses) + 1)] == pauses
+    assert [retry_in_s(failure, attempt) for attempt in range(1, len(pauses) + 1)] == pauses
 
 
 def test_a_bug_is_tried_once_more_after_a_while_and_is_a_dead_letter_then(world: World) -> None:

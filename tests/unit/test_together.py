@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from service.api.together import Together
+from service.db.outages import TurnTimeout
 
 
 def test_what_comes_while_a_call_runs_is_served_by_the_next_one() -> None:
@@ -79,3 +80,32 @@ def test_who_has_gone_is_not_asked_for() -> None:
 
     asyncio.run(main())
     assert calls == [[1], [3], [4]]
+
+
+def test_an_outage_of_the_database_is_waited_for_once() -> None:
+    calls: list[list[int]] = []
+    go = threading.Event()
+
+    def run(asked: Sequence[int]) -> list[int]:
+        calls.append(list(asked))
+        go.wait(10)
+        if len(calls) == 2:
+            raise TurnTimeout("no turn was to be had in time")
+        return list(asked)
+
+    async def main() -> list[int | BaseException]:
+        together = Together(run, most=10)
+        first = asyncio.create_task(together(0))
+        while not calls:
+            await asyncio.sleep(0.001)
+        others = [asyncio.create_task(together(each)) for each in (1, 2, 3)]
+        await asyncio.sleep(0)
+        go.set()
+        answers = await asyncio.gather(first, *others, return_exceptions=True)
+        assert await together(4) == 4  # and it goes on
+        return answers
+
+    answers = asyncio.run(main())
+    assert answers[0] == 0
+    assert all(isinstance(each, TurnTimeout) for each in answers[1:])
+    assert calls == [[0], [1, 2, 3], [4]]
