@@ -125,7 +125,9 @@ def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Compl
         raise Invalid("state", f"must be one of {', '.join(_FAILURES)}, is {body.state}")
     found, searches = _lock(s, {job_id})
     job = found[job_id]
-    if job.token == body.token and job.leased_until is None and job.state in (body.state, State.QUEUED):
+    # What was told waits again, or has ended as it was told; a lease that ran out meanwhile came back for another reason.
+    told = job.state == body.state or (job.state == State.QUEUED and job.reason == body.reason)
+    if job.token == body.token and job.leased_until is None and told:
         return Completed(job=job_id, accepted=True, state=State(job.state))
     if job.state != State.LEASED or job.token != body.token:
         raise Stale(f"job {job_id} is {job.state} with token {job.token}: lease {body.token} is over")

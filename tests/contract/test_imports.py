@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -430,6 +432,11 @@ def test_an_import_that_was_killed_half_way_is_completed(
     assert (ended["result"]["new"], ended["result"]["unchanged"], stored(server)) == (len(rows), 0, len(rows))
 
 
+def clock_that_sleeps_by(act: Callable[[float], None]) -> SimpleNamespace:
+    """The importer's clock alone: other threads of the process sleep as they did."""
+    return SimpleNamespace(monotonic=time.monotonic, sleep=act)
+
+
 def test_a_cancelled_import_stops_between_transactions(
     server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,7 +447,7 @@ def test_a_cancelled_import_stops_between_transactions(
         with server.database.write() as s:
             queue.cancel(s, job)
 
-    monkeypatch.setattr("service.importer.time.sleep", cancel)
+    monkeypatch.setattr("service.importer.time", clock_that_sleeps_by(cancel))
     importer(server, tmp_path).pass_once()
     ended = server.http.get(f"/v1/jobs/{job}").json()
     assert ended["state"] == "CANCELLED"
@@ -457,7 +464,7 @@ def test_a_lost_lease_writes_nothing_more(server: Served, tmp_path: Path, monkey
         with server.database.write() as s:
             jobs.row(s, job).token += 1
 
-    monkeypatch.setattr("service.importer.time.sleep", lose)
+    monkeypatch.setattr("service.importer.time", clock_that_sleeps_by(lose))
     importer(server, tmp_path).pass_once()
     assert 0 < stored(server) < len(rows)
     assert server.http.get(f"/v1/jobs/{job}").json()["state"] == State.LEASED

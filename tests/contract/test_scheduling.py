@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from service.core.errors import Conflict, NotFound
+from service.core.errors import Conflict, NotFound, Stale
 from service.core.failures import Failure, retry_in_s
 from service.core.states import SearchState, State
 from service.db import queue, searches, studies, supernets, tables
@@ -352,3 +352,16 @@ def test_what_a_stranger_measured_is_kept_beside_what_the_holder_measured(world:
             "w": 0.4,
             "long-before": 0.5,
         }
+
+
+def test_a_failure_that_comes_after_its_lease_ran_out_is_told_so(world: World) -> None:
+    world.ask(world.search().id, world.genes(1))
+    (lease,) = world.lease()
+    with world.database.write() as s:
+        assert queue.expire(s, tables.now() + timedelta(hours=1)) == 1
+    with pytest.raises(Stale):
+        world.fail(lease, failure="bug", reason="boom")
+    (again,) = world.lease()
+    for _ in range(2):  # the second as if the first answer had been lost
+        assert world.fail(again, failure="unavailable", reason="boom").state is State.QUEUED
+    assert _job(world, lease.job).attempts == 2
