@@ -162,6 +162,10 @@ class Declared(SearchSpace):
         """Raises `Unsupported`."""
         raise _foreign("has no networks, so no input shape is known")
 
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> NoReturn:
+        """Raises `Unsupported`."""
+        raise _foreign("has no networks, so nothing that they read is known")
+
     def build(self, row: Genes) -> NoReturn:
         """Raises `Unsupported`."""
         raise _foreign("builds no networks")
@@ -169,6 +173,11 @@ class Declared(SearchSpace):
     def supernet(self) -> NoReturn:
         """Raises `Unsupported`."""
         raise _foreign("has no super-network")
+
+    @property
+    def most_nodes(self) -> int:
+        """All choices."""
+        return len(self.choices)
 
     def graphs(self, genes: Genes) -> Graphs:
         """The active choices in a chain, in the order of their declaration, each labelled ``name=option``.

@@ -19,8 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import options as check
+from search_spaces.graphs import compact
 from search_spaces.networks.layout import Block, CostTables, Layout, divisible
-from search_spaces.space import MAX_OPTIONS, Bools, Choice, Genes, Graphs, Identity, IntArray, InvalidSpace, SearchSpace
+from search_spaces.space import (
+    MAX_OPTIONS,
+    Bools,
+    Choice,
+    Genes,
+    Graphs,
+    Identity,
+    IntArray,
+    InvalidSpace,
+    SearchSpace,
+    images,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -271,6 +283,10 @@ class MobileNetV3(SearchSpace):
         side = self.options["resolutions"][int(self.check(np.asarray(row)[None])[0, 0])]
         return (self.options["in_channels"], side, side)
 
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """(batch, channels, height, width) images."""
+        return images(self.input_shape(row), batch, rng)
+
     def build(self, row: Genes) -> nn.Module:
         """The network of one row, with the same weights each time; `initialise` draws others."""
         from search_spaces.networks.initialise import initialise
@@ -287,6 +303,11 @@ class MobileNetV3(SearchSpace):
         return initialise(MobileNetV3Supernet(self, device="meta").to_empty(device="cpu"), np.random.default_rng(0))
 
     # ------------------------------------------------------------------ as graphs
+
+    @property
+    def most_nodes(self) -> int:
+        """All blocks at full depth, input, stem, first block and output."""
+        return int(self._stages * self._deepest + 4)
 
     def graphs(self, genes: Genes) -> Graphs:
         """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
@@ -311,13 +332,7 @@ class MobileNetV3(SearchSpace):
         before = walls - (present & ~passes)
         open_between = before[:, None, :] == walls[:, :, None]
         later = np.triu(np.ones(open_between.shape[1:], dtype=bool), 1)
-        adjacency = open_between & later & present[:, :, None] & present[:, None, :]
-        # Close the gaps that absent blocks leave.
-        order = np.argsort(~present, axis=1, kind="stable")[:, : int(present.sum(axis=1).max(initial=0))]
-        adjacency = np.take_along_axis(adjacency, order[:, :, None], axis=1)
-        adjacency = np.take_along_axis(adjacency, order[:, None, :], axis=2)
-        operations = np.take_along_axis(np.where(present, operations, np.int16(-1)), order, axis=1)
-        return Graphs(adjacency, operations, labels)
+        return compact(present, open_between & later, operations, labels)
 
 
 def scaled(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import options as check
+from search_spaces.graphs import compact
 from search_spaces.space import (
     Bools,
     Choice,
@@ -42,6 +43,7 @@ from search_spaces.space import (
     InvalidSpace,
     SearchSpace,
     Unsupported,
+    images,
 )
 
 if TYPE_CHECKING:
@@ -166,6 +168,10 @@ class NasBench201(SearchSpace):
         self.check(np.asarray(row)[None])
         return (self.options["in_channels"], self.options["resolution"], self.options["resolution"])
 
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """(batch, channels, height, width) images."""
+        return images(self.input_shape(row), batch, rng)
+
     def build(self, row: Genes) -> nn.Module:
         """The network of one row, with the same weights each time; `initialise` draws others."""
         from search_spaces.networks.initialise import initialise
@@ -181,6 +187,11 @@ class NasBench201(SearchSpace):
         raise Unsupported("nasbench201 has no super-network: train its cells alone, or import the published table")
 
     # ------------------------------------------------------------------ as graphs
+
+    @property
+    def most_nodes(self) -> int:
+        """The six operations, input and output."""
+        return len(EDGES) + 2
 
     def graphs(self, genes: Genes) -> Graphs:
         """Nodes ``input``, the operations that matter, ``output``; what feeds an operation's node of the cell feeds it.
@@ -202,12 +213,7 @@ class NasBench201(SearchSpace):
         starts = np.array([-1, *(start for start, _ in EDGES), STAGES])
         ends = np.array([0, *(end for _, end in EDGES), -2])
         feeds = ends[:, None] == starts[None, :]
-        order = np.argsort(~present, axis=1, kind="stable")[:, : int(present.sum(axis=1).max(initial=0))]
-        adjacency = feeds & present[:, :, None] & present[:, None, :]
-        adjacency = np.take_along_axis(adjacency, order[:, :, None], axis=1)
-        adjacency = np.take_along_axis(adjacency, order[:, None, :], axis=2)
-        operations = np.take_along_axis(np.where(present, operations, np.int16(-1)), order, axis=1)
-        return Graphs(adjacency, operations, labels)
+        return compact(present, feeds, operations, labels)
 
 
 # ---------------------------------------------------------------------- what a cell computes

@@ -159,8 +159,8 @@ class SearchSpace(ABC):
     def cost(self, genes: Genes) -> dict[str, IntArray]:
         """The `counted` costs, (n,) each, of the network as built from these very rows, counted analytically.
 
-        ``params`` are weights and biases; ``macs`` are multiply–accumulate operations of convolutions and linear layers
-        for one input.
+        ``params`` are weights and biases; ``macs`` are multiply–accumulate operations of convolutions, linear layers
+        and products of activations (attention, messages along a graph) for one input.
         """
 
     @property
@@ -172,6 +172,11 @@ class SearchSpace(ABC):
     def graphs(self, genes: Genes) -> Graphs:
         """The computation graphs, operations on nodes."""
 
+    @property
+    @abstractmethod
+    def most_nodes(self) -> int:
+        """Nodes of the largest graph that `graphs` gives for any row: how wide an encoding of graphs must be."""
+
     @abstractmethod
     def extremes(self) -> Genes:
         """(2, d) canonical rows: the network with the fewest and the one with the most MACs, restrictions respected.
@@ -181,7 +186,18 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def input_shape(self, row: Genes) -> tuple[int, ...]:
-        """The shape of one input of the network of ``row`` (d,), batch left out: (channels, height, width)."""
+        """The shape of one image that the network of ``row`` (d,) reads: (channels, height, width).
+
+        Raises `Unsupported` where networks read something else than images; `inputs` serves all.
+        """
+
+    @abstractmethod
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """Random inputs that fit the network of ``row`` (d,): it is called with them in this order, as tensors.
+
+        The first axis of each is ``batch``. Images and features are float32, tokens int64. `images` serves spaces of
+        image networks. Raises `Unsupported` where a space builds no networks.
+        """
 
     @abstractmethod
     def build(self, row: Genes) -> nn.Module:
@@ -377,6 +393,22 @@ class SearchSpace(ABC):
         return result
 
     @final
+    def neighbours(self, row: Genes) -> Genes:
+        """(k, d): the architectures at distance one of ``row`` (d,), canonical, distinct, valid, without its own.
+
+        Distance one is another allowed option in one active choice of the canonical row; choices that become active by
+        it take the first option that is allowed. The order is that of the choices.
+        """
+        own = self.canonical(np.asarray(row)[None])
+        first = self._allowed.argmax(axis=1).astype(np.int8)
+        start = np.where(self.active(own), own, first).astype(np.int8)
+        column, option = np.nonzero(self._allowed & self.active(own)[0][:, None])
+        changed = np.repeat(start, len(column), axis=0)
+        changed[np.arange(len(column)), column] = option
+        changed = self.canonical(changed[self.valid(changed)])
+        return distinct(changed[(changed != own).any(axis=1)])
+
+    @final
     def restrict(self, rules: Mapping[str, Sequence[Option]]) -> Self:
         """The same space with only the named options left per choice. Nothing is renumbered, so keys stay equal.
 
@@ -519,6 +551,11 @@ def _few(values: Iterable[Any]) -> str:
     """A list for a message, cut short where it is long."""
     listed = list(values)
     return str(listed) if len(listed) <= _LISTED else f"{listed[:_LISTED]} and {len(listed) - _LISTED} more"
+
+
+def images(shape: Sequence[int], batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+    """What `SearchSpace.inputs` gives for networks that read images of this shape: (batch, *shape), normal."""
+    return (rng.standard_normal((batch, *shape), dtype=np.float32),)
 
 
 def distinct(genes: Genes) -> Genes:

@@ -56,6 +56,13 @@ class Toy(SearchSpace):
     def input_shape(self, row: Genes) -> tuple[int, ...]:
         return (1, 8, 8)
 
+    @property
+    def most_nodes(self) -> int:
+        raise Unsupported("no graphs here")
+
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> Any:
+        raise Unsupported("nothing is built here")
+
     def build(self, row: Genes) -> Any:
         raise Unsupported("nothing is built here")
 

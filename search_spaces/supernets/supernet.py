@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,11 +20,12 @@ class Supernet(nn.Module):
     space: SearchSpace
 
     @abstractmethod
-    def forward(self, images: Tensor, row: Genes) -> Tensor:
-        """Logits (n, classes) of the sub-network of ``row`` (d,) for images (n, channels, height, width).
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """``forward(images, row)``: logits (n, classes) of the sub-network of ``row`` (d,) for images (n, c, h, w).
 
-        Images are read at the size they have; `search_spaces.supernets.images.resize` brings them to the row's.
-        Raises `InvalidArchitecture`.
+        Networks that read something else take their inputs, as `SearchSpace.inputs` gives them, before the row. Images
+        are read at the size they have; `search_spaces.supernets.images.resize` brings them to the row's. Raises
+        `InvalidArchitecture`.
         """
 
     @abstractmethod

@@ -125,7 +125,7 @@ def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Compl
         raise Invalid("state", f"must be one of {', '.join(_FAILURES)}, is {body.state}")
     found, searches = _lock(s, {job_id})
     job = found[job_id]
-    # What was told waits again, or has ended as it was told; a lease that ran out meanwhile came back for another reason.
+    # What was told waits again, or has ended as it was told; a lease that ran out came back for another reason.
     told = job.state == body.state or (job.state == State.QUEUED and job.reason == body.reason)
     if job.token == body.token and job.leased_until is None and told:
         return Completed(job=job_id, accepted=True, state=State(job.state))

@@ -14,106 +14,19 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from search_spaces.mobilenetv3 import scaled
 from search_spaces.networks.initialise import initialise
 from search_spaces.plugins import load, names
 from search_spaces.space import Genes, InvalidArchitecture, InvalidSpace, SearchSpace, Unsupported, distinct
+from tests.spaces import CASES, PINNED
 
 # Several threads that wait for one another on a busy machine take many times as long as one.
 torch.set_num_threads(1)
 
-TINY_MOBILENET = {
-    "in_channels": 2,
-    "classes": 3,
-    "resolutions": [6, 5],
-    "kernels": [3, 5],
-    "expansions": [2, 1],
-    "depths": [2, 1],
-    "stem_width": 8,
-    "stem_stride": 1,
-    "first_width": 8,
-    "stage_widths": [8, 16],
-    "stage_strides": [1, 2],
-    "stage_se": [False, True],
-    "stage_activations": ["relu", "h_swish"],
-    "final_width": 16,
-    "feature_width": 24,
-}
-
-SMALL_CELLS = {"resolution": 8, "channels": 2, "cells": 1, "classes": 3, "in_channels": 2}
-# Conditions that form a forest; under "crossed" they do not.
-DECLARED = [
-    {"name": "depth", "options": [1, 2, 3]},
-    {"name": "block2.kernel", "options": [3, 5, 7], "when": {"depth": [2, 3]}},
-    {"name": "block2.pool", "options": ["max", "mean"], "when": {"block2.kernel": [5, 7], "depth": [2, 3]}},
-    {"name": "block3.kernel", "options": [3, 5], "when": {"depth": [3]}},
-    {"name": "rate", "options": [0.1, 0.25, 1]},
-    {"name": "schedule", "options": ["cosine", "step"], "when": {"rate": [0.1, 1]}},
-]
-CROSSED = [*DECLARED, {"name": "warm-up", "options": [0, 5, 10], "when": {"rate": [1], "depth": [3]}}]
-
-# Constructor options to be tried, beside the defaults where there are any. A tiny variant has few enough architectures
-# to list.
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "mobilenetv3": {
-        "digits": scaled((1, 8, 8), 10),
-        "row": scaled((1, 8, 8), 10) | {"identity": "row"},
-        "tiny": TINY_MOBILENET,
-        "tiny-row": TINY_MOBILENET
-        | {"depths": [1, 2], "stage_widths": [8], "stage_strides": [2]}
-        | {"stage_se": [True], "stage_activations": ["relu"], "identity": "row"},
-    },
-    "nasbench201": {"tiny": SMALL_CELLS, "tiny-row": SMALL_CELLS | {"identity": "row"}},
-    "declared": {
-        "tiny": {"choices": DECLARED},
-        "tiny-row": {"choices": DECLARED, "identity": "row"},
-        "tiny-crossed": {"choices": CROSSED},
-        "wide": {"choices": [{"name": f"c{n}", "options": [1, 2, 3]} for n in range(300)]},
-    },
-}
-NO_DEFAULTS = {"declared"}
-CASES = {
-    f"{plugin}-{variant}": (plugin, options)
-    for plugin in names("spaces")
-    for variant, options in {**({} if plugin in NO_DEFAULTS else {"default": {}}), **VARIANTS.get(plugin, {})}.items()
-}
 LISTED = 16_000
 """Spaces with at most so many rows are listed whole."""
-
-# Digests, and keys of the smallest and the largest network. They never change: what is stored is found by them.
-PINNED = {
-    "declared-tiny": (
-        "7aa502a12e956074fc93f1b7e0fd1330",
-        "47ee6a0fc73ed479c76c97e8a878cf94",
-        "e78826655226fd489cf3695bd86727d9",
-    ),
-    "mobilenetv3-default": (
-        "a9894b75a2afa4f4052fee91d4d68770",
-        "9db4ffb74589389f3bc032ddba55d6fe",
-        "ff640721e6da502de6e67886494dea83",
-    ),
-    "mobilenetv3-tiny": (
-        "c331f7a63c3bf104fc30e028f818d732",
-        "b8868ed74ea3844fcd8452e22584927f",
-        "9f3e8fba4bac937063bf3992881503b4",
-    ),
-    "mobilenetv3-tiny-row": (
-        "43588269d5b57ca201c3067eab5dd194",
-        "5f0804812425bf3b7a1b4586d461070a",
-        "87b4fec381a8756c178fea5fa19a87fe",
-    ),
-    "nasbench201-default": (
-        "972313f7ec7e89e85da043686dcb67e3",
-        "728af4d8ef1165bce12a467cd984be9b",
-        "0a41e93a9cde7246750a67999ac2ec61",
-    ),
-    "nasbench201-tiny-row": (
-        "c86ce42b5a79fbabb4bfbf5dc1ebea4a",
-        "728af4d8ef1165bce12a467cd984be9b",
-        "0a41e93a9cde7246750a67999ac2ec61",
-    ),
-}
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -176,6 +89,10 @@ def build(space: SearchSpace, row: Genes) -> nn.Module:
         pytest.skip(str(error))
 
 
+def inputs(space: SearchSpace, row: Genes, batch: int, rng: np.random.Generator) -> list[Tensor]:
+    return [torch.from_numpy(each) for each in space.inputs(row, batch, rng)]
+
+
 def a_few(space: SearchSpace, genes: Genes) -> Genes:
     return np.concatenate([space.extremes(), genes[:1]])
 
@@ -218,9 +135,9 @@ def test_canonical_networks_compute_the_same(space: SearchSpace, genes: Genes, r
     for row, canonical in zip(rows[:2], stands_for[:2], strict=True):
         one, other = build(space, row).eval(), build(space, canonical).eval()
         other.load_state_dict(one.state_dict())
-        images = torch.from_numpy(rng.standard_normal((2, *space.input_shape(row)), dtype=np.float32))
+        read = inputs(space, row, 2, rng)
         with torch.no_grad():
-            torch.testing.assert_close(one(images), other(images))
+            torch.testing.assert_close(one(*read), other(*read))
 
 
 def test_keys_are_unique_and_never_change(space: SearchSpace, case: str, genes: Genes) -> None:
@@ -379,6 +296,25 @@ def test_children_take_after_their_parents(space: SearchSpace, genes: Genes, rng
         space.crossover(left, right[1:], rng)
 
 
+def test_neighbours_are_all_at_distance_one(space: SearchSpace, genes: Genes) -> None:
+    for confined in (space, narrowed(space)[0]):
+        own = confined.sample(1, np.random.default_rng(1))
+        around = confined.neighbours(own[0])
+        assert confined.valid(around).all()
+        np.testing.assert_array_equal(confined.canonical(around), around)
+        assert len({own[0].tobytes(), *(row.tobytes() for row in around)}) == 1 + len(around)
+        # Each single change, one by one.
+        expected = set()
+        shown = confined.active(own)[0]
+        for column in np.flatnonzero(shown):
+            for option in np.flatnonzero(confined.allowed[column]):
+                row = np.where(shown, own[0], confined.allowed.argmax(axis=1)).astype(np.int8)[None]
+                row[0, column] = option
+                if confined.valid(row)[0]:
+                    expected |= set(confined.keys(row))
+        assert set(confined.keys(around)) == expected - set(confined.keys(own))
+
+
 def test_restriction_masks_and_keeps_keys(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
     confined, rules = narrowed(space)
     assert confined.digest == space.digest
@@ -455,31 +391,42 @@ def test_extremes_are_exact_when_listed(space: SearchSpace) -> None:
         assert bounded.cost(bounded.extremes())["macs"].tolist() == [macs.min(), macs.max()]
 
 
-def counted(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Parameters, and MACs of convolutions and linear layers from the shapes that pass through them."""
-    macs = 0
+def counted(network: nn.Module, read: list[Tensor]) -> dict[str, int]:
+    """Parameters, and MACs from the shapes that pass through the network: torch counts two FLOPs for each."""
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        network.eval()(*read)
+    return {
+        "params": sum(parameter.numel() for parameter in network.parameters()),
+        "macs": flops.get_total_flops() // 2,
+    }
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal macs
-        if isinstance(module, nn.Conv2d):
-            taps = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
-            macs += output[0].numel() * taps
-        elif isinstance(module, nn.Linear):
-            macs += output[0].numel() * module.in_features
 
-    handles = [module.register_forward_hook(hook) for module in network.modules()]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, *shape))
-    for handle in handles:
-        handle.remove()
-    return {"params": sum(parameter.numel() for parameter in network.parameters()), "macs": macs}
+def test_torch_counts_what_networks_consist_of() -> None:
+    """By hand: a grouped and a strided convolution, a linear layer, a product of activations, attention."""
+    a, b = torch.zeros(1, 4, 9, 7), torch.zeros(1, 3, 5, 8)
+    for module, read, macs in (
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), [a], 6 * 5 * 4 * 9 * 2),
+        (nn.Linear(7, 11), [a], 4 * 9 * 7 * 11),
+        (Apply(torch.matmul), [b, b.transpose(2, 3)], 3 * 5 * 5 * 8),
+        (Apply(nn.functional.scaled_dot_product_attention), [b, b, b], 2 * 3 * 5 * 5 * 8),
+    ):
+        assert counted(module, read)["macs"] == macs
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *read: Tensor) -> Tensor:
+        return self.function(*read)
 
 
 def test_analytic_cost_is_the_built_networks(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
     rows = np.concatenate([space.extremes(), scrambled(space, genes[:6], rng)])
     costs = space.cost(rows)
     for i, row in enumerate(rows):
-        expected = counted(build(space, row), space.input_shape(row))
+        expected = counted(build(space, row), inputs(space, row, 1, rng))
         assert {metric: int(values[i]) for metric, values in costs.items()} == expected
 
 
@@ -488,6 +435,7 @@ def test_analytic_cost_is_the_built_networks(space: SearchSpace, genes: Genes, r
 
 def test_graphs_are_connected_and_acyclic(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
     graphs = space.graphs(genes)
+    assert graphs.operations.shape[1] <= space.most_nodes
     assert graphs.adjacency.shape == (len(genes), *[graphs.operations.shape[1]] * 2)
     assert not np.tril(graphs.adjacency).any()
     there = graphs.operations >= 0
@@ -515,10 +463,9 @@ def test_graphs_differ_where_networks_do(space: SearchSpace, genes: Genes, rng: 
 def test_networks_back_propagate(case: str, space: SearchSpace, genes: Genes, rng: np.random.Generator) -> None:
     for row in all_parts_used(case, space, a_few(space, genes)[[0, 2]]):
         network = initialise(build(space, row), rng).train()
-        images = torch.from_numpy(rng.standard_normal((4, *space.input_shape(row)), dtype=np.float32))
-        logits = network(images)
+        logits = network(*inputs(space, row, 4, rng))
         assert logits.shape[0] == 4
-        assert logits.ndim == 2
+        assert logits.ndim >= 2
         logits.square().sum().backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
@@ -554,12 +501,12 @@ def test_sub_networks_equal_their_extracts(
 ) -> None:
     outputs = []
     for row in a_few(space, genes):
-        images = torch.from_numpy(rng.standard_normal((2, *space.input_shape(row))))
+        read = [each.double() if each.is_floating_point() else each for each in inputs(space, row, 2, rng)]
         network = supernet.extract(row)
         assert not network.training
         with torch.no_grad():
-            expected = supernet(images, row)
-            torch.testing.assert_close(network(images), expected, rtol=1e-9, atol=1e-9)
+            expected = supernet(*read, row)
+            torch.testing.assert_close(network(*read), expected, rtol=1e-9, atol=1e-9)
         assert sum(p.numel() for p in network.parameters()) == int(space.cost(row[None])["params"][0])
         assert network.state_dict().keys() == build(space, row).state_dict().keys()
         outputs.append(expected.flatten().tolist())
@@ -582,7 +529,7 @@ def test_super_networks_refuse_rows_outside_the_space(space: SearchSpace, supern
     with pytest.raises(InvalidArchitecture):
         supernet.extract(bad)
     with pytest.raises(InvalidArchitecture):
-        supernet(torch.zeros(1, *space.input_shape(genes[0])), bad)
+        supernet(*inputs(space, genes[0], 1, np.random.default_rng(0)), bad)
 
 
 # ---------------------------------------------------------------------- plug-ins
