@@ -22,16 +22,13 @@ the order of genes. Nothing in it is dead. Published tables measured all rows as
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache
-from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import options as check
-from search_spaces.graphs import compact
+from search_spaces.cells import EDGES, Cells, live
 from search_spaces.space import (
     Bools,
     Choice,
@@ -49,15 +46,11 @@ from search_spaces.space import (
 if TYPE_CHECKING:
     from torch import nn
 
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-"""(from, to) of each choice, in the order of the published string."""
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
+CONV_1X1, CONV_3X3 = 2, 3
 STAGES = 3
 
-_CELLS: Genes = np.array(list(product(range(5), repeat=6)), dtype=np.int8)
-"""(15625, 6): all rows, in the order of their genes."""
-_PLACES = 5 ** np.arange(5, -1, -1, dtype=np.int32)
+_CELLS = Cells(OPERATIONS, taps=(0, 0, 1, 9, 0))
 _TEXT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
 _PATTERN = re.compile(re.escape(_TEXT).replace(r"\{\}", r"(\w+)"))
 
@@ -110,16 +103,14 @@ class NasBench201(SearchSpace):
         return np.ones(self._batch(genes).shape, dtype=bool)
 
     def _merge(self, genes: Genes) -> Genes:
-        return np.asarray(_CELLS[_representatives()[genes @ _PLACES]])
+        return _CELLS.canonical(genes)
 
     def _feasible(self, genes: Genes) -> Bools:
         return np.ones(len(genes), dtype=bool)
 
     def _left(self) -> Genes:
         """(k, 6): all canonical rows within the restriction, in the order of their genes."""
-        rows = _CELLS if self.identity == "row" else _CELLS[_representatives() == np.arange(len(_CELLS))]
-        kept: Genes = rows[self._allowed[np.arange(len(EDGES)), rows].all(axis=1)]
-        return kept
+        return _CELLS.left(self._allowed, united=self.identity == "function")
 
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         rows = self._left()
@@ -137,7 +128,7 @@ class NasBench201(SearchSpace):
         if not len(rows):
             raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
         macs = self.cost(rows)["macs"]
-        smallest = np.lexsort((~_live(rows).any(axis=1), macs))[0]
+        smallest = np.lexsort((~live(rows).any(axis=1), macs))[0]
         return rows[[smallest, int(macs.argmax())]]
 
     def _write(self, genes: Genes) -> list[str]:
@@ -199,83 +190,7 @@ class NasBench201(SearchSpace):
         Operations that are cut off from the input or the output are left out; a cell that is all cut off has a single
         ``none``.
         """
-        genes = self._batch(genes)
-        labels = ("input", *OPERATIONS, "output")
-        n, last = len(genes), len(EDGES) + 1
-        live = _live(genes)
-        live[~live.any(axis=1), EDGES.index((0, 3))] = True
-        present = np.ones((n, last + 1), dtype=bool)
-        present[:, 1:last] = live
-        operations = np.zeros((n, last + 1), dtype=np.int16)
-        operations[:, 1:last] = np.where(_live(genes), genes, NONE) + 1
-        operations[:, last] = len(labels) - 1
-        # Position 1 + e is edge e; a position feeds another if it ends at the node where the other begins.
-        starts = np.array([-1, *(start for start, _ in EDGES), STAGES])
-        ends = np.array([0, *(end for _, end in EDGES), -2])
-        feeds = ends[:, None] == starts[None, :]
-        return compact(present, feeds, operations, labels)
-
-
-# ---------------------------------------------------------------------- what a cell computes
-
-
-def _live(genes: Genes) -> Bools:
-    """(n, 6): operations whose output depends on the cell's input and reaches its output."""
-    there = genes != NONE
-    fed = [np.ones(len(genes), dtype=bool), *(np.zeros(len(genes), dtype=bool) for _ in range(3))]
-    for edge, (start, end) in enumerate(EDGES):
-        fed[end] = fed[end] | (there[:, edge] & fed[start])
-    used = [*(np.zeros(len(genes), dtype=bool) for _ in range(3)), np.ones(len(genes), dtype=bool)]
-    for edge, (start, end) in reversed(list(enumerate(EDGES))):
-        used[start] = used[start] | (there[:, edge] & used[end])
-    columns = [there[:, edge] & fed[start] & used[end] for edge, (start, end) in enumerate(EDGES)]
-    return np.stack(columns, axis=1)
-
-
-@cache
-def _representatives() -> NDArray[np.int32]:
-    """(15625,): for each row of `_CELLS` the row that stands for its class."""
-    effort = (_CELLS == CONV_1X1).sum(axis=1) + 9 * (_CELLS == CONV_3X3).sum(axis=1)
-    rows = _CELLS.tolist()
-    first: dict[tuple[str, ...], int] = {}
-    result = np.empty(len(_CELLS), dtype=np.int32)
-    for index in np.lexsort((np.arange(len(_CELLS)), (_CELLS == POOL).sum(axis=1), effort)).tolist():
-        result[index] = first.setdefault(_function(rows[index]), index)
-    return result
-
-
-def _function(row: Sequence[int]) -> tuple[str, ...]:
-    """The terms of the sum that a cell computes, sorted: equal for two cells if and only if they are one class.
-
-    Only the second node is read by more than one edge, so only the convolution on the edge towards it can come up
-    twice; it is called by another name if it does. All others come up once, whatever their name.
-    """
-    shared = _output(*row, first="shared")
-    return shared if "+".join(shared).count("shared") > 1 else _output(*row, first="conv")
-
-
-def _output(e01: int, e02: int, e12: int, e03: int, e13: int, e23: int, *, first: str) -> tuple[str, ...]:
-    inputs = ("x",)
-    one, two = _inner(e01, e02, e12, first)
-    return tuple(sorted([*_terms(e03, inputs), *_terms(e13, one), *_terms(e23, two)]))
-
-
-@cache
-def _inner(e01: int, e02: int, e12: int, first: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The terms of the two inner nodes."""
-    inputs = ("x",)
-    one = _terms(e01, inputs, first)
-    return one, tuple(sorted([*_terms(e02, inputs), *_terms(e12, one)]))
-
-
-def _terms(operation: int, summands: tuple[str, ...], conv: str = "conv") -> tuple[str, ...]:
-    """What an operation makes of a sum: nothing of an empty one."""
-    if operation == NONE or not summands:
-        return ()
-    if operation == SKIP:
-        return summands
-    name = "pool" if operation == POOL else f"{conv}{operation}"
-    return (f"{name}({'+'.join(summands)})",)
+        return _CELLS.graphs(self._batch(genes))
 
 
 def _costs(classes: int, in_channels: int, resolution: int, channels: int, cells: int) -> tuple[IntArray, IntArray]:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from search_spaces.nasbench201 import EDGES, OPERATIONS, NasBench201
+from search_spaces.cells import EDGES
+from search_spaces.nasbench201 import OPERATIONS, NasBench201
 from search_spaces.networks.nasbench201 import Cell
 from search_spaces.space import Genes, InvalidArchitecture, InvalidSpace, Unsupported
 from tests.shared import SHARED, needs_shared
