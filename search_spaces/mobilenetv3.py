@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import options as check
-from search_spaces.graphs import compact
+from search_spaces.graphs import chain
 from search_spaces.networks.layout import Block, CostTables, Layout, divisible
 from search_spaces.space import (
     MAX_OPTIONS,
@@ -326,13 +326,8 @@ class MobileNetV3(SearchSpace):
         operations = np.concatenate([genes[:, :1], *fixed, base + 2 + setting, last], axis=1, dtype=np.int16)
         ends = np.ones((n, 3), dtype=bool)
         present = np.concatenate([ends, self._present(genes).reshape(n, total), ends[:, :1]], axis=1)
-        # What flows past a node: only residual blocks let their input through. a feeds b if all between them do.
         passes = np.array([False, False, *(block.residual for block in self.full.blocks), False])
-        walls = np.cumsum(present & ~passes, axis=1)
-        before = walls - (present & ~passes)
-        open_between = before[:, None, :] == walls[:, :, None]
-        later = np.triu(np.ones(open_between.shape[1:], dtype=bool), 1)
-        return compact(present, open_between & later, operations, labels)
+        return chain(present, passes, operations, labels)
 
 
 def scaled(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
