@@ -24,7 +24,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
 
@@ -130,13 +130,16 @@ class SearchSpace(ABC):
         identity: Identity = "function",
         uniform: bool,
         counted: frozenset[str] = COSTS,
+        why: Callable[[Genes], tuple[str, str]] | None = None,
     ) -> None:
+        """``why`` tells for a row (d,), options in range, that is not feasible: (field, message). `check` asks it."""
         self.name = name
         self.choices = tuple(choices)
         self.options = dict(options)
         self.identity = identity
         self.uniform = uniform
         self.counted = counted
+        self._why = why
         if identity not in ("function", "row"):
             raise InvalidSpace(f"is {identity!r}, must be 'function' or 'row'", "identity")
         names = [choice.name for choice in self.choices]
@@ -294,17 +297,18 @@ class SearchSpace(ABC):
         bad = ~self.valid(checked)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            masked = self._masked(checked[row : row + 1])[0]
-            if masked.any():
-                column = int(np.flatnonzero(masked)[0])
+            one = checked[row : row + 1]
+            if self._feasible(one)[0]:
+                column = int(np.flatnonzero(self._masked(one)[0])[0])
                 choice = self.choices[column]
                 left = [o for o, keep in zip(choice.options, self._allowed[column], strict=False) if keep]
-                built = choice.options[int(self.canonical(checked[row : row + 1])[0, column])]
+                built = choice.options[int(self.canonical(one)[0, column])]
                 message = f"option {built!r} is restricted, allowed are {_few(left)}"
-                if built != choice.options[int(checked[row, column])]:
+                if built != choice.options[int(one[0, column])]:
                     message += " (in the canonical row, which is the one that is built)"
                 raise InvalidArchitecture(message, row=row, field=choice.name)
-            raise InvalidArchitecture("cannot be built in this space", row=row, field="")
+            field, message = self._why(one[0]) if self._why else ("", "cannot be built in this space")
+            raise InvalidArchitecture(message, row=row, field=field)
         return checked
 
     @final
