@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ _LISTED = 50
 
 _ROUNDS = 64
 """Bound of every rejection loop: a space that yields too little returns fewer rows instead of spinning."""
+
+_SMALL = 1 << 16
+"""Architectures of a space that may be drawn whole at once."""
 
 
 class InvalidSpace(ValueError):
@@ -336,7 +340,10 @@ class SearchSpace(ABC):
             if missing <= 0 or len(found) == everything:
                 break
             # A large space yields nearly all at once; a small one needs many draws for its last rows.
-            drawn = self._draw(max(missing * min(1 + attempt, 2), 16 << min(attempt, 6)), rng)
+            draws = max(missing * min(1 + attempt, 2), 16 << min(attempt, 6))
+            if everything is not None and everything <= _SMALL:
+                draws = max(draws, _draws(len(found), count, everything))
+            drawn = self._draw(draws, rng)
             fresh = self.canonical(drawn[self.valid(drawn)])
             found = distinct(np.concatenate([found, fresh]))
         return found[:count]
@@ -555,6 +562,15 @@ def _few(values: Iterable[Any]) -> str:
     """A list for a message, cut short where it is long."""
     listed = list(values)
     return str(listed) if len(listed) <= _LISTED else f"{listed[:_LISTED]} and {len(listed) - _LISTED} more"
+
+
+def _draws(found: int, wanted: int, everything: int) -> int:
+    """How many uniform draws give about ``wanted`` different ones of ``everything``, of which ``found`` are there.
+
+    The collector of coupons needs everything / left draws for each further one.
+    """
+    left = everything - min(wanted, everything) + 0.5
+    return math.ceil(everything * math.log((everything - found + 0.5) / left))
 
 
 def images(shape: Sequence[int], batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
