@@ -19,9 +19,10 @@ from service.api.deps import (
 from service.api.documents import problems
 from service.api.spaces import NEW
 from service.api.transactions import Write, transaction
-from service.db import cloning, exports, front, proxies, studies
+from service.db import cloning, exports, front, population, proxies, studies
 from service.wire.base import MetricName, Page
 from service.wire.jobs import JobOut, ScoreOut
+from service.wire.population import PopulationOut, Rows
 from service.wire.searches import PredictedOut
 from service.wire.studies import (
     ArchitectureOut,
@@ -105,6 +106,30 @@ def test_front(study: NameInPath, s: Write) -> list[JobOut]:
     sees them.
     """
     return exports.test_front(s, study)
+
+
+@router.get("/studies/{study}/population", responses=problems(404))
+def get_population(
+    study: NameInPath,
+    db: Db,
+    metric: Annotated[MetricName, Query(description="The metric whose values are described.")],
+    rows: Annotated[
+        Rows, Query(description="drawn: probes, random searches' trials and imports; all: what searches chose as well.")
+    ] = "drawn",
+    rules: Annotated[
+        str | None,
+        Query(max_length=100_000, description='A restriction, JSON: {"choice": [options that are left, ...], ...}.'),
+    ] = None,
+) -> PopulationOut:
+    """Get the distribution of a metric over measured architectures.
+
+    Its empirical distribution function with a bootstrap band, which choices shift it, and the same of those that a
+    restriction leaves. Of more than 20,000 architectures so many are drawn.
+    """
+    kept = population.rules_of(rules)
+    with db.read() as session:
+        found = population.sample(session, study, metric, rows)
+    return population.describe(found, kept)
 
 
 @router.get("/studies/{study}/hypervolume", responses=problems(404))

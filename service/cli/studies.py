@@ -21,6 +21,8 @@ from service.cli.common import (
     show_table,
     wait_all,
 )
+from service.core.objectives import Direction
+from service.wire.population import PopulationOut, ShiftOut
 from service.wire.spaces import Resources, Task
 from service.wire.studies import CloneIn, ConstraintSpec, EvaluatorSpec, FrontOut, ObjectiveIn, StudyIn
 
@@ -28,6 +30,7 @@ app = typer.Typer(help="Studies.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the study.")]
 _OBJECTIVE = re.compile(r"(?:(min|max):)?([^=\[]+)(?:\[(.+),(.+)\])?")
+_SHARES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9)
 _CONSTRAINT = re.compile(r"([^<>=]+)(<=|>=)(.+)")
 
 
@@ -140,6 +143,34 @@ def front(
     show_front(found)
 
 
+@app.command("population")
+def population(
+    name: Name,
+    metric: Annotated[str, typer.Option(help="Metric whose values are described.")],
+    rules: Annotated[
+        str | None,
+        typer.Option(help='A restriction beside the whole: JSON {"choice": [options left, ...], ...}, or @FILE.'),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="With what searches chose for its value; the distribution is not the space's.")
+    ] = False,
+    most: Annotated[int, typer.Option("--choices", min=1, help="Choices shown, those that shift it the most.")] = 10,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a metric is spread over the space, and which choices shift it.
+
+    The shares say how many of the measured architectures are at least as good as a value, with a 95 % bootstrap band.
+    """
+    with connect(url) as client:
+        kept = parse_json(rules, "--rules") if rules else None
+        found = client.studies.population(name, metric, rows="all" if every else "drawn", rules=kept)
+    if as_json:
+        show_json(found)
+        return
+    show_population(found, most)
+
+
 @app.command("test")
 def measure_test(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """Measure the front on the test split, once."""
@@ -150,6 +181,49 @@ def measure_test(name: Name, url: Url = None, as_json: AsJson = False) -> None:
         show_json(found)
         return
     show_front(found)
+
+
+def show_population(found: PopulationOut, most: int) -> None:
+    """A population as tables: shares at a few values, then the choices that shift it the most."""
+    parts = [("all", found.whole)] + ([("left by the rules", found.restricted)] if found.restricted else [])
+    show_table(
+        ["", "architectures", "best", "median", "mean", "95 % interval"],
+        ([name, s.n, s.best, s.median, s.mean, f"{s.mean_low:.4g} to {s.mean_high:.4g}"] for name, s in parts),
+    )
+    better = "at most" if found.direction is Direction.MINIMISE else "at least"
+    rows = []
+    for name, spread in parts:
+        curve = spread.curve
+        for wanted in _SHARES:
+            at = min(range(len(curve.share)), key=lambda i: abs(curve.share[i] - wanted))
+            band = f"{curve.low[at]:.1%} to {curve.high[at]:.1%}"
+            rows.append([name, f"{better} {curve.thresholds[at]:.4g}", f"{curve.share[at]:.1%}", band])
+    show_table(["of", found.metric, "share", "95 % band"], rows)
+    if found.shift is not None:
+        typer.echo(f"left by the rules beside the others: {_shifted(found.shift)}")
+    choices = found.whole.choices[:most]
+    show_table(
+        ["choice", "effect", "p", "option", "n", "difference of means", "better than the others"],
+        (
+            [
+                *([each.choice, f"{each.effect:.3f}", f"{each.p:.2g}"] if not place else ["", "", ""]),
+                "inactive" if option.option is None else option.option,
+                option.shift.n,
+                f"{option.shift.difference:+.4g} ({option.shift.low:+.4g} to {option.shift.high:+.4g})",
+                f"{option.shift.better:.0%}",
+            ]
+            for each in choices
+            for place, option in enumerate(each.options)
+        ),
+    )
+    if found.chosen:
+        typer.echo(f"{found.chosen} of {found.whole.n} were chosen by searches: this is not the space's distribution")
+    typer.echo(f"{found.whole.n} of {found.measured} measured architectures are described")
+
+
+def _shifted(shift: ShiftOut) -> str:
+    ends = f"95 % {shift.low:+.4g} to {shift.high:+.4g}"
+    return f"mean {shift.difference:+.4g} ({ends}), better in {shift.better:.0%} of pairs"
 
 
 def show_front(found: FrontOut) -> None:

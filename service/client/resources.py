@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, TypeVar, final
 from urllib.parse import quote
 
+from search_spaces.space import Option
 from service.client import tables
 from service.client.http import Http
 from service.core.states import SearchState
@@ -16,6 +18,7 @@ from service.wire.base import Page
 from service.wire.confirmations import ConfirmationOut, ConfirmIn
 from service.wire.exchange import MEDIA_TYPES, ExportFormat, ImportOut, TableFormat
 from service.wire.jobs import JobOut, ScoreOut
+from service.wire.population import PopulationOut, Rows
 from service.wire.searches import AuditIn, ExtendIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
 from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut, SupernetIn, SupernetOut
 from service.wire.studies import (
@@ -234,6 +237,17 @@ class Studies:
         """Predictions beside measurements, of one search (by its id) or all."""
         query = {"metric": metric, "search": search}
         return self._http.get(PredictedOut, f"{_study(name)}/predicted", query)
+
+    def population(
+        self, name: str, metric: str, *, rows: Rows = "drawn", rules: Mapping[str, Sequence[Option]] | None = None
+    ) -> PopulationOut:
+        """How a metric is spread over measured architectures, and over those that ``rules`` leave.
+
+        ``rules``: choice → options that are left. ``rows``: without what searches chose ("drawn"), or "all".
+        """
+        said = json.dumps({choice: builtins.list(kept) for choice, kept in rules.items()}) if rules else None
+        query = {"metric": metric, "rows": rows, "rules": said}
+        return self._http.get(PopulationOut, f"{_study(name)}/population", query)
 
     def architecture(self, name: str, key: str) -> ArchitectureOut:
         """One architecture and what the study measured of it."""

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from service.core.metrics import metric as known_metric
 from service.core.objectives import Direction
 from service.core.states import COUNTED
-from service.dashboard import findings, views
+from service.dashboard import findings, populations, views
 from service.dashboard.formats import axis, config_summary
+from service.dashboard.populations import GivenRows, GivenRules
 from service.dashboard.route import Db, Metric, StudyName
 from service.db import front, searches, studies, trials
 from service.wire.base import Json
@@ -46,6 +47,14 @@ def get_predicted(study: StudyName, db: Db, metric: Metric = None) -> Json:
     """Predictions beside measurements."""
     with db.read() as session:
         return predicted_data(session, studies.get(session, study), metric)
+
+
+@router.get("/population")
+def get_population(
+    study: StudyName, db: Db, metric: Metric = None, rows: GivenRows = "drawn", rules: GivenRules = None
+) -> Json:
+    """Distribution functions of what was measured, and of what a restriction leaves."""
+    return populations.plot_values(db, study, metric, rows, rules)
 
 
 def front_data(s: Session, study: StudyOut, x: str, y: str) -> Json:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.core.errors import NotFound
-from service.dashboard import data, login, views, work
+from service.dashboard import data, login, populations, views, work
+from service.dashboard.populations import GivenRows, GivenRules
 from service.dashboard.rendering import asset, page
 from service.dashboard.route import Db, Metric, PageRoute, StudyName, Token
 from service.db import events, front, studies, supernets
@@ -102,6 +103,15 @@ def study_trials(
         found = studies.get(session, study)
         values = views.trials_part(session, found, size, page_token)
     return page("_trials.html", study=found, **values)
+
+
+@_pages.get("/studies/{study}/population")
+def population_page(
+    study: StudyName, db: Db, metric: Metric = None, rows: GivenRows = "drawn", rules: GivenRules = None
+) -> Response:
+    """How a metric is spread over what was measured, and over what a restriction leaves."""
+    values = populations.page_values(db, study, metric, rows, rules)
+    return page("population.html", 422 if values["refused"] else 200, **values)
 
 
 @_pages.get("/studies/{study}/architectures/{key}")

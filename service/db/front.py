@@ -48,7 +48,7 @@ def front(s: Session, study_name: str, metrics: Sequence[str] | None = None) -> 
     study = studies.row(s, study_name)
     objectives = studies.objectives(study)
     shown = list(dict.fromkeys(metrics)) if metrics else [each.metric for each in objectives]
-    axes = [_axis(name, objectives) for name in shown]
+    axes = [axis(name, objectives) for name in shown]
     with fronts.of(s).study(s, study.id) as measured:
         found = _found(s, study, measured, axes)
         values = _values(s, study, measured, found.ids.tolist())
@@ -196,7 +196,7 @@ def measurements(
 # ---------------------------------------------------------------------- the front
 
 
-def _axis(name: str, objectives: Sequence[Objective]) -> Objective:
+def axis(name: str, objectives: Sequence[Objective]) -> Objective:
     """A metric as an axis of a front. Bounds play no part in what dominates."""
     for objective in objectives:
         if objective.metric == name:

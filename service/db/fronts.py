@@ -165,6 +165,11 @@ class Measured:
                 result.setdefault(ids[index], {})[name] = float(values[index])
         return result
 
+    def values(self, contexts: Mapping[str, str], name: str) -> tuple[IntArray, Values]:
+        """Ids (n,), rising, of the architectures with a mean of a metric in its context, and the means (n,)."""
+        column = self._column((name, contexts.get(name, "")))
+        return column.ids.copy(), column.means(column.ids)
+
     def front(
         self, contexts: Mapping[str, str], axes: Sequence[Objective], constraints: Sequence[Constraint] = ()
     ) -> Front:
