@@ -11,6 +11,9 @@ matched one to one. That is what is left when
 
 It is sound for networks in which nothing is added for what reads zeros. Multiplicities are kept, since x + x is not x,
 and a convolution that is used twice is not two convolutions.
+
+Where some cells of a network change the shape, the edges from their first node do: a skip there has weights of its own
+and is not contracted. Two cells that are the same even so are the same in the cells that keep the shape, too.
 """
 
 from __future__ import annotations
@@ -37,12 +40,13 @@ class Cells:
     """All cells of one set of operations.
 
     ``operations``: their names, the first one no connection, the second one the identity. ``taps``: the kernel area of
-    each convolution, 0 for what has no weights.
+    each convolution, 0 for what has no weights. ``reduces``: whether some cells change the shape.
     """
 
-    def __init__(self, operations: Sequence[str], taps: Sequence[int]) -> None:
+    def __init__(self, operations: Sequence[str], taps: Sequence[int], *, reduces: bool = False) -> None:
         self.operations = tuple(operations)
         self._taps = tuple(taps)
+        self._reduces = reduces
         self.rows: Genes = np.array(list(product(range(len(operations)), repeat=len(EDGES))), dtype=np.int8)
         """(operations ** 6, 6): all rows, in the order of their genes."""
         self._places = len(operations) ** np.arange(len(EDGES) - 1, -1, -1, dtype=np.int32)
@@ -54,7 +58,10 @@ class Cells:
         Of a class the row of the lightest convolutions, of those the one of fewest other operations beside skips, of
         those the first in the order of genes. Nothing in it is dead.
         """
-        weight = np.array(self._taps)[self.rows].sum(axis=1)
+        taps = np.tile(self._taps, (len(EDGES), 1))
+        if self._reduces:
+            taps[[edge for edge, (start, _) in enumerate(EDGES) if not start], SKIP] = 1
+        weight = taps[np.arange(len(EDGES)), self.rows].sum(axis=1)
         weightless = [index for index, taps in enumerate(self._taps) if index > SKIP and not taps]
         others = np.isin(self.rows, weightless).sum(axis=1)
         listed = self.rows.tolist()
@@ -106,10 +113,15 @@ class Cells:
 
     def _output(self, row: Sequence[int], first: str) -> tuple[str, ...]:
         e01, e02, e12, e03, e13, e23 = row
-        inputs = ("x",)
-        one = self._terms(e01, inputs, first)
-        two = tuple(sorted([*self._terms(e02, inputs), *self._terms(e12, one)]))
-        return tuple(sorted([*self._terms(e03, inputs), *self._terms(e13, one), *self._terms(e23, two)]))
+        one = self._read(e01, first)
+        two = tuple(sorted([*self._read(e02), *self._terms(e12, one)]))
+        return tuple(sorted([*self._read(e03), *self._terms(e13, one), *self._terms(e23, two)]))
+
+    def _read(self, operation: int, conv: str = "conv") -> tuple[str, ...]:
+        """What an operation makes of the cell's input."""
+        if operation == SKIP and self._reduces:
+            return (f"{conv}{operation}(x)",)
+        return self._terms(operation, ("x",), conv)
 
     def _terms(self, operation: int, summands: tuple[str, ...], conv: str = "conv") -> tuple[str, ...]:
         """What an operation makes of a sum: nothing of an empty one."""
