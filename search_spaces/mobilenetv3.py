@@ -6,25 +6,24 @@ of 25 resolutions.
 
 Equivalences united under ``identity="function"``: choices of blocks that the depth cuts off. Not united: kernels that
 differ only where they read padding (a map smaller than half the kernel); they differ in parameters and MACs.
+
+Notation: Once-for-All's, see `search_spaces.ofa`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces import mobile
 from search_spaces import options as check
-from search_spaces.graphs import chain
-from search_spaces.networks.layout import Block, CostTables, Layout, divisible
+from search_spaces.mobile import MAX_CLASSES
+from search_spaces.networks.layout import Block, Layout, chain_costs, divisible
 from search_spaces.space import (
-    MAX_OPTIONS,
     Bools,
-    Choice,
     Genes,
     Graphs,
     Identity,
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from search_spaces.supernets.supernet import Supernet
 
 ACTIVATIONS = ("relu", "h_swish")
-MAX_CLASSES = 100_000
-_CHUNK = 8192
-"""Rows whose costs are looked up at once: their indices stay in the cache."""
 
 
 @final
@@ -87,12 +83,14 @@ class MobileNetV3(SearchSpace):
         widths = check.many("stage_widths", stage_widths, check.integer)
         stages = len(widths)
         options: dict[str, Any] = {
-            "in_channels": check.integer("in_channels", in_channels),
-            "classes": check.integer("classes", classes, most=MAX_CLASSES),
-            "resolutions": check.many("resolutions", resolutions, check.integer, most=MAX_OPTIONS, distinct=True),
-            "kernels": check.many("kernels", kernels, check.odd, distinct=True),
-            "expansions": check.many("expansions", expansions, check.small, distinct=True),
-            "depths": check.many("depths", depths, check.small, distinct=True),
+            **mobile.checked(
+                in_channels=in_channels,
+                classes=classes,
+                resolutions=resolutions,
+                kernels=kernels,
+                expansions=expansions,
+                depths=depths,
+            ),
             "stage_widths": widths,
             "stage_strides": check.many("stage_strides", stage_strides, check.integer, length=stages),
             "stage_se": check.many("stage_se", stage_se, check.boolean, length=stages),
@@ -108,40 +106,14 @@ class MobileNetV3(SearchSpace):
         }
         for field in unknown:
             raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
-        deepest = max(options["depths"])
-        choices = [Choice("resolution", tuple(options["resolutions"]))]
-        for stage in range(1, stages + 1):
-            choices.append(Choice(f"stage{stage}.depth", tuple(options["depths"])))
-            for block in range(1, deepest + 1):
-                choices.append(Choice(f"stage{stage}.block{block}.kernel", tuple(options["kernels"])))
-                choices.append(Choice(f"stage{stage}.block{block}.expand", tuple(options["expansions"])))
-        super().__init__("mobilenetv3", choices, options, identity=identity, uniform=True)
-        self._stages, self._deepest = stages, deepest
-        self._depths = np.array(options["depths"], dtype=np.int16)
-        pairs = list(product(range(len(options["kernels"])), range(len(options["expansions"]))))
-        places = product(range(stages), range(deepest))
-        blocks = [[self.block(stage, depth, *pair) for pair in pairs] for stage, depth in places]
-        self._tables = CostTables(self.full, options["resolutions"], blocks)
-
-    # ------------------------------------------------------------------ the shape of a row
-
-    def _by_stage(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """A view (n, stages, 1 + 2·deepest): the depth, then kernel and expansion of each block in turn."""
-        return rows[:, 1:].reshape(len(rows), self._stages, 1 + 2 * self._deepest)
-
-    def _present(self, genes: Genes) -> Bools:
-        """(n, stages, deepest): which blocks the depths leave."""
-        depths = self._depths[self._by_stage(genes)[:, :, 0]]
-        return np.asarray(depths[:, :, None] > np.arange(self._deepest, dtype=np.int16))
+        self._rows = mobile.Rows(options, stages)
+        super().__init__("mobilenetv3", self._rows.choices(), options, identity=identity, uniform=True)
+        variants = [[self.block(*where, *pair) for pair in self._rows.pairs()] for where in self._rows.where()]
+        self._tables = chain_costs(self.full, options["resolutions"], variants)
 
     def active(self, genes: Genes) -> Bools:
         """(n, d): the resolution, the depths, and the choices of blocks that the depths leave."""
-        genes = self._batch(genes)
-        result = np.ones(genes.shape, dtype=bool)
-        by_stage, present = self._by_stage(result), self._present(genes)
-        by_stage[:, :, 1::2] = present
-        by_stage[:, :, 2::2] = present
-        return result
+        return self._rows.active(self._batch(genes))
 
     def _merge(self, genes: Genes) -> Genes:
         return genes
@@ -150,83 +122,46 @@ class MobileNetV3(SearchSpace):
         return np.ones(len(genes), dtype=bool)
 
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
-        # Uniform over architectures: a depth is as likely as the number of networks it has.
-        genes = self._draw_rows(count, rng)
-        rows = self._by_stage(genes)
-        for stage, ways in enumerate(self._ways()):
-            weight = np.array(ways, dtype=np.float64)
-            edges = np.cumsum(weight / weight.sum())[:-1]
-            rows[:, stage, 0] = np.searchsorted(edges, rng.random(count), side="right")
-        if self.identity == "row":
-            free = (rng.random(genes.shape) * self._sizes).astype(np.int8)
-            genes = np.where(self.active(genes), genes, free).astype(np.int8)
-        return genes
+        return self._rows.draw(self._draw_rows(count, rng), self._allowed, self.identity, rng)
 
     @property
     def cardinality(self) -> int:
         """Resolutions times the settings of each stage, summed over its depths: rows under identity="row"."""
-        return int(self._allowed[0].sum()) * math.prod(map(sum, self._ways()))
-
-    def _ways(self) -> list[list[int]]:
-        """For each stage and each of its depths, how many architectures (or rows, under identity="row") have it."""
-        left, everything = self._allowed.sum(axis=1).tolist(), self._sizes.tolist()
-        result = []
-        for first in range(1, len(self.choices), 1 + 2 * self._deepest):
-            kernels = range(first + 1, first + 1 + 2 * self._deepest, 2)
-            inside = [left[kernel] * left[kernel + 1] for kernel in kernels]
-            # Under identity="row" the choices beyond the depth tell rows apart, and no restriction binds them.
-            outside = [everything[kernel] * everything[kernel + 1] for kernel in kernels]
-            free = outside if self.identity == "row" else [1] * self._deepest
-            depths = zip(self._depths.tolist(), self._allowed[first].tolist(), strict=False)
-            result.append([keep * math.prod(inside[:depth] + free[depth:]) for depth, keep in depths])
-        return result
+        return self._rows.cardinality(self._allowed, self.identity)
 
     def _write(self, genes: Genes) -> list[str]:
-        raise self.no_notation()
+        return self._rows.write(genes)
 
     def _parse(self, text: str) -> Sequence[int]:
-        raise self.no_notation()
+        return self._rows.parse(text)
 
     def extremes(self) -> Genes:
         """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""
-        values = np.full(self._allowed.shape, np.nan)
-        for column, choice in enumerate(self.choices):
-            values[column, : len(choice.options)] = [float(option) for option in choice.options]
-        values[~self._allowed] = np.nan
-        both = np.stack([np.nanargmin(values, axis=1), np.nanargmax(values, axis=1)]).astype(np.int8)
-        return self.canonical(both)
-
-    # ------------------------------------------------------------------ what it costs
+        return self.canonical(mobile.extremes(self.choices, self._allowed))
 
     def cost(self, genes: Genes) -> dict[str, IntArray]:
         """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
-        genes = self._batch(genes)
-        params, macs = np.empty(len(genes), dtype=np.int64), np.empty(len(genes), dtype=np.int64)
-        for start in range(0, len(genes), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            setting = np.where(self._present(genes[chunk]), self._settings(genes[chunk]), self._tables.absent)
-            setting = setting.reshape(len(setting), -1)
-            params[chunk], macs[chunk] = self._tables.look_up(genes[chunk, 0], setting)
-        return {"params": params, "macs": macs}
+        return self._rows.cost(self._batch(genes), self._tables)
 
-    def _settings(self, genes: Genes) -> NDArray[np.int32]:
-        """(n, stages, deepest): kernel and expansion of each block as one number."""
-        rows = self._by_stage(genes).astype(np.int32)
-        return np.asarray(rows[:, :, 1::2] * len(self.options["expansions"]) + rows[:, :, 2::2])
+    @property
+    def most_nodes(self) -> int:
+        """All blocks at full depth, input, stem, first block and output."""
+        return self._rows.places + 4
+
+    def graphs(self, genes: Genes) -> Graphs:
+        """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
+
+        A node reads the sum of the nodes that feed it, so a skip connection is an edge past the block it skips.
+        """
+        return self._rows.graphs(self._batch(genes), [block.residual for block in self.full.blocks])
 
     # ------------------------------------------------------------------ what it is built from
 
     def layout(self, row: Genes) -> Layout:
         """The layers of the network of one row (d,). Raises `InvalidArchitecture`."""
-        checked = self.check(np.asarray(row)[None])
-        genes, present = self._by_stage(checked)[0].tolist(), self._present(checked)[0].tolist()
-        blocks = [self.first_block]
-        for stage, stage_genes in enumerate(genes):
-            for depth, keep in enumerate(present[stage]):
-                if keep:
-                    kernel, expansion = stage_genes[1 + 2 * depth], stage_genes[2 + 2 * depth]
-                    blocks.append(self.block(stage, depth, kernel, expansion))
-        return self._network(self.options["resolutions"][int(checked[0, 0])], tuple(blocks))
+        checked = self.check(np.asarray(row)[None])[0]
+        blocks = [self.block(*each) for each in self._rows.blocks(checked)]
+        return self._network(self.options["resolutions"][int(checked[0])], (self.first_block, *blocks))
 
     def _network(self, resolution: int, blocks: tuple[Block, ...]) -> Layout:
         get = self.options
@@ -246,8 +181,7 @@ class MobileNetV3(SearchSpace):
         """All blocks at the widest expansion and the largest kernel: what a super-network holds."""
         kernel = int(np.argmax(self.options["kernels"]))
         expansion = int(np.argmax(self.options["expansions"]))
-        places = product(range(self._stages), range(self._deepest))
-        blocks = [self.block(stage, depth, kernel, expansion) for stage, depth in places]
+        blocks = [self.block(*where, kernel, expansion) for where in self._rows.where()]
         return self._network(max(self.options["resolutions"]), (self.first_block, *blocks))
 
     @property
@@ -265,7 +199,7 @@ class MobileNetV3(SearchSpace):
         inputs = self._width(before) if first else outputs
         middle = divisible(inputs * get["expansions"][expansion])
         return Block(
-            place=1 + stage * self._deepest + depth,
+            place=1 + stage * self._rows.deepest + depth,
             inputs=inputs,
             middle=middle,
             outputs=outputs,
@@ -301,33 +235,6 @@ class MobileNetV3(SearchSpace):
         from search_spaces.supernets.mobilenetv3 import MobileNetV3Supernet
 
         return initialise(MobileNetV3Supernet(self, device="meta").to_empty(device="cpu"), np.random.default_rng(0))
-
-    # ------------------------------------------------------------------ as graphs
-
-    @property
-    def most_nodes(self) -> int:
-        """All blocks at full depth, input, stem, first block and output."""
-        return int(self._stages * self._deepest + 4)
-
-    def graphs(self, genes: Genes) -> Graphs:
-        """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
-
-        A node reads the sum of the nodes that feed it, so a skip connection is an edge past the block it skips.
-        """
-        genes = self._batch(genes)
-        get, total = self.options, self._stages * self._deepest
-        inputs = [f"input_{side}" for side in get["resolutions"]]
-        kinds = [f"mb{expansion}_k{kernel}" for kernel, expansion in product(get["kernels"], get["expansions"])]
-        labels = (*inputs, "stem", "first", *kinds, "output")
-        setting = self._settings(genes).reshape(len(genes), total)
-        n, base = len(genes), len(inputs)
-        fixed = [np.full((n, 1), base, np.int16), np.full((n, 1), base + 1, np.int16)]
-        last = np.full((n, 1), len(labels) - 1, np.int16)
-        operations = np.concatenate([genes[:, :1], *fixed, base + 2 + setting, last], axis=1, dtype=np.int16)
-        ends = np.ones((n, 3), dtype=bool)
-        present = np.concatenate([ends, self._present(genes).reshape(n, total), ends[:, :1]], axis=1)
-        passes = np.array([False, False, *(block.residual for block in self.full.blocks), False])
-        return chain(present, passes, operations, labels)
 
 
 def scaled(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:

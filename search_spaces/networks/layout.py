@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from search_spaces.costs import CostTables
 from search_spaces.space import IntArray
 
 
@@ -30,11 +30,13 @@ class Block:
     """Channels of the squeeze-and-excitation bottleneck; 0 for none."""
     activation: str
     expands: bool = True
+    shortcut: bool = True
+    """Whether the input may be added to the output, where shapes allow."""
 
     @property
     def residual(self) -> bool:
         """Whether the input is added to the output."""
-        return self.stride == 1 and self.inputs == self.outputs
+        return self.shortcut and self.stride == 1 and self.inputs == self.outputs
 
     @property
     def params(self) -> int:
@@ -57,15 +59,18 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A whole network: stem, blocks, two wide 1×1 convolutions around the global average pool, classifier."""
+    """A whole network: stem, blocks, wide 1×1 convolutions around the global average pool, classifier."""
 
     in_channels: int
     resolution: int
     stem: int
+    """Channels of the first convolution, 3×3."""
     stem_stride: int
     blocks: tuple[Block, ...]
     final: int
+    """Channels of the 1×1 convolution before the pool, which batch norm follows."""
     features: int
+    """Channels of the 1×1 convolution behind the pool; 0 where there is none."""
     classes: int
 
 
@@ -78,36 +83,22 @@ def divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class CostTables:
-    """Parameters and MACs of every block at every setting, looked up and summed.
+def chain_costs(full: Layout, resolutions: Sequence[int], variants: Sequence[Sequence[Block]]) -> CostTables:
+    """The costs of networks that differ from ``full``, the chain of full depth, in their resolution and blocks.
 
-    ``variants[place][setting]`` are the blocks that may stand at each place of ``full``, the chain of full depth.
+    ``variants[place][setting]`` are the blocks that may stand at each place behind the first block of ``full``. The
+    setting after the last is that of a place that is left empty.
     """
-
-    def __init__(self, full: Layout, resolutions: Sequence[int], variants: Sequence[Sequence[Block]]) -> None:
-        self.absent = len(variants[0])
-        """The setting of a place that is left empty: it costs nothing."""
-        params = np.zeros((len(variants), self.absent + 1), dtype=np.int64)
-        macs = np.zeros((len(resolutions), *params.shape), dtype=np.int64)
-        first, last = full.blocks[0], full.blocks[-1]
-        stem, final, mix = full.in_channels * 9 * full.stem, last.outputs * full.final, full.final * full.features
-        self._params_fixed = stem + 2 * full.stem + first.params + final + 2 * full.final + mix
-        self._params_fixed += (full.features + 1) * full.classes
-        # A stride of s turns side n into ceil(n / s): kernels are odd and padded by half their size.
-        sides = -(-np.array(resolutions, dtype=np.int64) // full.stem_stride)
-        self._macs_fixed = sides**2 * stem + first.macs(sides)
-        for place, blocks in enumerate(variants):
-            for setting, block in enumerate(blocks):
-                params[place, setting] = block.params
-                macs[:, place, setting] = block.macs(sides)
-            sides = -(-sides // blocks[0].stride)
-        self._macs_fixed += sides**2 * final + mix + full.features * full.classes
-        self._params, self._macs = params.ravel(), macs.ravel()
-        self._places = (np.arange(len(variants)) * (self.absent + 1)).astype(np.int32)
-
-    def look_up(self, resolutions: NDArray[np.integer], settings: NDArray[np.int32]) -> tuple[IntArray, IntArray]:
-        """Parameters and MACs, (n,) each, for indices of resolutions (n,) and a setting per place (n, places)."""
-        index = settings + self._places
-        params = self._params_fixed + self._params.take(index).sum(axis=1)
-        index += resolutions.astype(np.int32)[:, None] * np.int32(len(self._params))
-        return params, self._macs_fixed[resolutions] + self._macs.take(index).sum(axis=1)
+    first, last = full.blocks[0], full.blocks[-1]
+    stem, final, mix = full.in_channels * 9 * full.stem, last.outputs * full.final, full.final * full.features
+    read = full.features or full.final
+    fixed_params = stem + 2 * full.stem + first.params + final + 2 * full.final + mix + (read + 1) * full.classes
+    # A stride of s turns side n into ceil(n / s): kernels are odd and padded by half their size.
+    sides = -(-np.array(resolutions, dtype=np.int64) // full.stem_stride)
+    fixed_macs = sides**2 * stem + first.macs(sides)
+    params, macs = [], []
+    for blocks in variants:
+        params.append(np.array([*(block.params for block in blocks), 0], dtype=np.int64))
+        macs.append(np.stack([*(block.macs(sides) for block in blocks), np.zeros_like(sides)], axis=1))
+        sides = -(-sides // blocks[0].stride)
+    return CostTables(params, macs, fixed_params, fixed_macs + sides**2 * final + mix + read * full.classes)
