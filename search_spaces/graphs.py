@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Bools, Graphs
+from search_spaces.space import Bools, Graphs, SearchSpace
 
 _CHUNK = 1 << 20
 """Bytes of adjacency made at once: they stay in the cache."""
+
+
+def labels_of(space: SearchSpace) -> tuple[str, ...]:
+    """All labels that operations of the space's graphs have. Raises `Unsupported` where it has no graphs."""
+    return space.graphs(np.empty((0, len(space.choices)), dtype=np.int8)).labels
 
 
 def compact(present: Bools, adjacency: Bools, operations: NDArray[np.integer], labels: tuple[str, ...]) -> Graphs:
@@ -64,7 +69,7 @@ def _front(present: Bools) -> tuple[NDArray[np.intp], Bools]:
 def _places(values: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
     """(n, k): the values (n, v) at these places of their rows."""
     starts = np.arange(len(order))[:, None] * values.shape[1]
-    return np.ascontiguousarray(values).reshape(-1).take(starts + order)
+    return np.asarray(np.ascontiguousarray(values).reshape(-1).take(starts + order))
 
 
 def _shown(operations: NDArray[np.integer], order: NDArray[np.intp], there: Bools) -> NDArray[np.int16]:
