@@ -71,9 +71,13 @@ class Cells:
             result[index] = first.setdefault(self._function(listed[index]), index)
         return result
 
+    def number(self, genes: Genes) -> NDArray[np.int32]:
+        """(n,): the index of each row among the `rows`."""
+        return genes @ self._places
+
     def canonical(self, genes: Genes) -> Genes:
         """(n, 6): the row that stands for each row's class."""
-        return np.asarray(self.rows[self.representatives[genes @ self._places]])
+        return np.asarray(self.rows[self.representatives[self.number(genes)]])
 
     def left(self, allowed: Bools, *, united: bool) -> Genes:
         """(k, 6): the rows within a restriction, only canonical ones if ``united``, in the order of their genes."""

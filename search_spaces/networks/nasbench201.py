@@ -15,10 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Device = torch.device | str | None
+from search_spaces.networks.cells import flow, reached
 
-_INTO = {1: ((0, 0),), 2: ((1, 0), (2, 1)), 3: ((3, 0), (4, 1), (5, 2))}
-"""Node → (edge, node it comes from) of the edges that lead into it."""
+Device = torch.device | str | None
 
 
 class Network(nn.Module):
@@ -67,25 +66,10 @@ class Cell(nn.Module):
     def __init__(self, operations: Sequence[str], channels: int, device: Device = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_operation(name, channels, device) for name in operations)
-        # Which nodes the input reaches: the others are zero.
-        fed = {0}
-        for node, edges in _INTO.items():
-            if any(operations[edge] != "none" and start in fed for edge, start in edges):
-                fed.add(node)
-        self._counts = [
-            operations[edge] != "none" and start in fed for edges in _INTO.values() for edge, start in edges
-        ]
+        self._counts = reached([name != "none" for name in operations])
 
     def forward(self, x: Tensor) -> Tensor:
-        nodes = [x]
-        for edges in _INTO.values():
-            total: Tensor | None = None
-            for edge, start in edges:
-                y: Tensor = self.layers[edge](nodes[start])
-                if self._counts[edge]:
-                    total = y if total is None else total + y
-            nodes.append(torch.zeros_like(x) if total is None else total)
-        return nodes[-1]
+        return flow(x, self.layers, self._counts)
 
 
 class ReluConvNorm(nn.Module):

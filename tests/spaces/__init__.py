@@ -2,7 +2,7 @@
 
 Each states
 
-- ``DEFAULT``: whether the plug-in's options all have defaults.
+- ``DEFAULT``: whether to try the plug-in without options: all have defaults, and such networks run in no time.
 - ``VARIANTS``: options by name. A variant whose name begins with "tiny" has few enough architectures to list.
 - ``PINNED``: by variant, its digest and the keys of its smallest and its largest network. They never change: what is
   stored is found by them.
