@@ -1,0 +1,391 @@
+"""NAS-Bench-101's cells (Ying et al., ICML 2019): all graphs of at most seven vertices and nine edges.
+
+A cell has an input, an output and up to five vertices in between, each with one of three operations; edges lead from a
+vertex to a later one. A vertex that lies on no path from the input to the output is dead: it is not built, and its
+edges do not count towards the limit. That is also how a cell of fewer vertices is stated.
+
+Equivalences united under ``identity="function"``, 423,624 classes: two cells are the same if, without what is dead,
+they are the same graph up to the names of the inner vertices. That is complete for graphs. Not united: different graphs
+that happen to compute the same.
+
+The published code does not keep to this. It splits the output's channels among the vertices that lead into it, and
+where that does not come out even, the first of them get one channel more. So the same graph in another order is
+another network, with another number of parameters, if three or five vertices lead into the output. Here a row's network
+is that of its canonical row: one network for all rows of a class. The canonical row is the one that the published
+generator meets first, which is the one that was trained. Under ``identity="row"`` the order of the row itself counts,
+as in the published code: for tables of networks that others built from rows of their own.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces import dags, matrices
+from search_spaces import options as check
+from search_spaces.dags import LABEL_BITS, LABELS, Codes
+from search_spaces.graphs import compact
+from search_spaces.space import (
+    Bools,
+    Choice,
+    Genes,
+    Graphs,
+    Identity,
+    IntArray,
+    InvalidSpace,
+    SearchSpace,
+    Unsupported,
+    images,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+_TAPS = (9, 1, 0)
+"""Weights of each operation for a pair of channels."""
+_SIZES = ("in_channels", "classes", "resolution", "channels", "stacks", "cells")
+"""The options that networks are made from."""
+
+_WIDTHS = dags.MOST_VERTICES - 2
+"""As many inner vertices can lead into the output, and be of different width."""
+_BEYOND = 1 << 60
+"""Above all costs."""
+_CHUNK = 1 << 14
+"""Rows made at once: they stay in the cache."""
+
+
+@final
+class NasBench101(SearchSpace):
+    """Choices ``e01 e02 e12 e03 …``: 1 if an edge leads from one vertex to the other; ``op1 …`` of the inner vertices.
+
+    Vertex 0 is the input, the last one the output; edges are in the order of the published generator. The notation is
+    the JSON text of what the published API takes, ``{"adjacency": [[0, 1], [0, 0]], "operations": ["input",
+    "output"]}``, of any number of vertices up to the limit; isolated vertices before the output need not be written.
+
+    The equivalences of ``identity="function"`` are those of the module: graph isomorphism, exactly.
+
+    Options, all JSON; the defaults are the published cells and their networks for CIFAR-10:
+
+    - ``max_vertices`` (3 to 7), input and output included; ``max_edges``, of those on paths from input to output.
+    - ``in_channels``, ``classes``: of the data set. ``resolution``: side of the images in pixels.
+    - ``channels``: of the first stack; each further stack doubles them and halves the resolution.
+    - ``stacks``; ``cells`` in each.
+
+    Raises `InvalidSpace` that names the option.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity = "function",
+        max_vertices: int = 7,
+        max_edges: int = 9,
+        classes: int = 10,
+        in_channels: int = 3,
+        resolution: int = 32,
+        channels: int = 128,
+        stacks: int = 3,
+        cells: int = 3,
+        **unknown: Any,
+    ) -> None:
+        vertices = check.integer("max_vertices", max_vertices, least=3, most=dags.MOST_VERTICES)
+        options = {
+            "max_vertices": vertices,
+            "max_edges": check.integer("max_edges", max_edges, most=len(dags.edges(dags.MOST_VERTICES))),
+            "classes": check.integer("classes", classes, most=100_000),
+            "in_channels": check.integer("in_channels", in_channels),
+            "resolution": check.integer("resolution", resolution),
+            # Each vertex that leads into the output needs a channel.
+            "channels": check.integer("channels", channels, least=vertices - 2, most=1024),
+            "stacks": check.integer("stacks", stacks, most=6),
+            "cells": check.integer("cells", cells, most=32),
+        }
+        for field in unknown:
+            raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
+        if resolution % 2 ** (stacks - 1):
+            message = (
+                f"must be a multiple of {2 ** (stacks - 1)}, it is halved before each further stack; got {resolution}"
+            )
+            raise InvalidSpace(message, "resolution")
+        self._vertices, self._limits = vertices, (vertices, max_edges)
+        self._edges = dags.edges(vertices)
+        self._made_from = tuple(options[name] for name in _SIZES)
+        choices = [Choice(f"e{start}{end}", (0, 1)) for start, end in self._edges]
+        choices += [Choice(f"op{vertex}", OPERATIONS) for vertex in range(1, vertices - 1)]
+        super().__init__("nasbench101", choices, options, identity=identity, uniform=True, why=self._refusal)
+
+    # ------------------------------------------------------------------ rows
+
+    def active(self, genes: Genes) -> Bools:
+        """(n, d): all edges, since any may come to matter when another one changes; operations that are alive."""
+        genes = self._batch(genes)
+        result = np.ones(genes.shape, dtype=bool)
+        result[:, len(self._edges) :] = self._inner(self._pruned(genes)[1])
+        return result
+
+    def _pruned(self, genes: Genes) -> tuple[Codes, Codes]:
+        return dags.pruned(dags.pack(genes, self._vertices), self._vertices)
+
+    def _inner(self, alive: Codes) -> Bools:
+        """(n, k): which inner vertices are alive."""
+        return np.asarray(alive[:, None] >> np.arange(1, self._vertices - 1) & 1 > 0)
+
+    def _built(self, genes: Genes) -> Codes:
+        """(n,): what the networks of these rows are made from."""
+        codes, _ = self._pruned(genes)
+        return codes if self.identity == "row" else dags.first(codes, self._vertices)
+
+    def _merge(self, genes: Genes) -> Genes:
+        return dags.unpack(self._built(genes), self._vertices)
+
+    def _feasible(self, genes: Genes) -> Bools:
+        codes, alive = self._pruned(genes)
+        return np.asarray((alive > 0) & (dags.count_edges(codes) <= self.options["max_edges"]))
+
+    def _refusal(self, row: Genes) -> tuple[str, str]:
+        codes, alive = self._pruned(row[None])
+        if not alive[0]:
+            return "adjacency", "no path leads from the input to the output"
+        count, most = dags.count_edges(codes)[0], self.options["max_edges"]
+        return "adjacency", f"{count} edges lie on paths from the input to the output, at most {most} may"
+
+    # ------------------------------------------------------------------ what a restriction leaves
+
+    @property
+    def _operations_allowed(self) -> Bools:
+        """(k, 3): which operations the restriction leaves to each inner vertex."""
+        return self._allowed[len(self._edges) :, :LABELS]
+
+    def _keeps(self, codes: Codes) -> Bools:
+        """(n,): whether the restriction allows these edges, and that the others are absent."""
+        absent, present = self._allowed[: len(self._edges), :2].T
+        forbidden, needed = (
+            sum(1 << int(place) for place in np.flatnonzero(~allowed)) << LABEL_BITS for allowed in (present, absent)
+        )
+        return np.asarray(((codes & forbidden) == 0) & ((codes & needed) == needed))
+
+    def _classes_left(self) -> NDArray[np.intp]:
+        """(k,): which of all classes keep to the restriction."""
+        codes = dags.classes(*self._limits)
+        left = np.flatnonzero(self._keeps(codes))
+        if not self._operations_allowed.all():
+            genes = dags.unpack(codes[left], self._vertices)
+            left = left[(self._allowed[np.arange(len(self.choices)), genes] | ~self.active(genes)).all(axis=1)]
+        return left
+
+    def _rows_left(self) -> tuple[Codes, Codes, IntArray]:
+        """(k,) each: the edges of all rows that keep to the restriction, who is alive, how many rows have them."""
+        bare, alive = dags.graphs(*self._limits)
+        kept = self._keeps(bare)
+        bare, alive = bare[kept], alive[kept]
+        return bare, alive, np.where(self._inner(alive), self._operations_allowed.sum(axis=1), LABELS).prod(axis=1)
+
+    @property
+    def cardinality(self) -> int:
+        """423,624 by default; how many rows can be built under identity="row"; fewer when restricted."""
+        return len(self._classes_left()) if self.identity == "function" else int(self._rows_left()[2].sum())
+
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        if self.identity == "function":
+            left = self._classes_left()
+            chosen = left[rng.integers(len(left), size=count)] if len(left) else left
+            return dags.unpack(dags.classes(*self._limits)[chosen], self._vertices)
+        bare, alive, ways = self._rows_left()
+        ends = np.cumsum(ways)
+        number = rng.integers(ends[-1], size=count) if len(ends) else np.empty(0, dtype=np.int64)
+        chosen = np.searchsorted(ends, number, side="right")
+        genes, shown = dags.unpack(bare[chosen], self._vertices), self._inner(alive[chosen])
+        # The rest of the number says which of the rows with these edges.
+        rest = ends[chosen] - 1 - number
+        for vertex, allowed in enumerate(self._operations_allowed):
+            options = np.flatnonzero(allowed)
+            rest, digit = np.divmod(rest, np.where(shown[:, vertex], len(options), LABELS))
+            genes[:, len(self._edges) + vertex] = np.where(shown[:, vertex], options[digit % len(options)], digit)
+        return genes
+
+    def extremes(self) -> Genes:
+        """(2, d); the first of the cheapest and the first of the dearest. Raises `InvalidSpace` if no row is left."""
+        if not self.cardinality:
+            raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
+        if self.identity == "row":
+            return self._extreme_rows(self._rows_left()[0])
+        left = self._classes_left()
+        macs = _macs(self._limits, self._made_from)[left]
+        return dags.unpack(dags.classes(*self._limits)[left[[macs.argmin(), macs.argmax()]]], self._vertices)
+
+    def _extreme_rows(self, bare: Codes) -> Genes:
+        """(2, d): of rows with these edges the cheapest and the dearest: the costs of vertices add up."""
+        codes, first = np.unique(dags.pruned(bare, self._vertices)[0], return_index=True)
+        rows = dags.unpack(bare[first], self._vertices)
+        shown = self._inner(dags.pruned(codes, self._vertices)[1])[:, :, None]
+        per_vertex = _table(*self._made_from)[0][_places(codes, self._vertices)[:, :, None] + np.arange(LABELS), 1]
+        rest = _costs(codes, self._vertices, self._made_from)[:, 1] - per_vertex[:, :, 0].sum(axis=1)
+        found = []
+        for sign in (1, -1):
+            macs = np.where(shown & ~self._operations_allowed, _BEYOND, sign * per_vertex)
+            best = int((macs.min(axis=2).sum(axis=1) + sign * rest).argmin())
+            rows[best, len(self._edges) :] = macs[best].argmin(axis=1)
+            found.append(rows[best].copy())
+        return np.stack(found)
+
+    # ------------------------------------------------------------------ notation
+
+    def _write(self, genes: Genes) -> list[str]:
+        return [self._text(row) for row in genes.tolist()]
+
+    def _text(self, row: list[int]) -> str:
+        labels, last = row[len(self._edges) :], self._vertices - 1
+        edges = [edge for edge, there in zip(self._edges, row, strict=False) if there]
+        # Vertices without edges behind all others need no mention, if they have what reading gives them.
+        named = [vertex for edge in edges for vertex in edge if vertex < last]
+        named += [vertex for vertex, label in enumerate(labels, 1) if label]
+        size = max(named, default=0)
+        return matrices.written(
+            [(start, min(end, size + 1)) for start, end in edges], [OPERATIONS[label] for label in labels[:size]]
+        )
+
+    def _parse(self, text: str) -> list[int]:
+        edges, labels = matrices.read(text, self._vertices, OPERATIONS)
+        row = [0] * len(self.choices)
+        for start, end in edges:
+            row[self._edges.index((start, end if end <= len(labels) else self._vertices - 1))] = 1
+        row[len(self._edges) : len(self._edges) + len(labels)] = labels
+        return row
+
+    # ------------------------------------------------------------------ what it costs, and how it is built
+
+    def cost(self, genes: Genes) -> dict[str, IntArray]:
+        """``params`` and ``macs`` (of convolutions and the classifier), (n,) each."""
+        params, macs = _costs(self._built(self._batch(genes)), self._vertices, self._made_from).T
+        return {"params": params, "macs": macs}
+
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        self.check(np.asarray(row)[None])
+        return (self.options["in_channels"], self.options["resolution"], self.options["resolution"])
+
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """(batch, channels, height, width) images."""
+        return images(self.input_shape(row), batch, rng)
+
+    def build(self, row: Genes) -> nn.Module:
+        """The network of one row, with the same weights each time; `initialise` draws others."""
+        from search_spaces.networks.initialise import initialise
+        from search_spaces.networks.nasbench101 import Network
+
+        graphs = self.graphs(dags.unpack(self._built(self.check(np.asarray(row)[None])), self._vertices))
+        operations = [graphs.labels[label] for label in graphs.operations[0][1:-1]]
+        sizes = {name: self.options[name] for name in ("in_channels", "classes", "channels", "stacks", "cells")}
+        network = Network(graphs.adjacency[0].tolist(), operations, device="meta", **sizes).to_empty(device="cpu")
+        return initialise(network, np.random.default_rng(0))
+
+    def supernet(self) -> NoReturn:
+        """Raises `Unsupported`."""
+        raise Unsupported("nasbench101 has no super-network: train its cells alone, or import the published table")
+
+    # ------------------------------------------------------------------ as graphs
+
+    @property
+    def most_nodes(self) -> int:
+        """All vertices, input and output among them."""
+        return self._vertices
+
+    def graphs(self, genes: Genes) -> Graphs:
+        """The vertices that are alive and the edges between them; labels ``input``, the operations, ``output``."""
+        genes = self._batch(genes)
+        codes, alive = self._pruned(genes)
+        present = alive[:, None] >> np.arange(self._vertices) & 1 > 0
+        adjacency = np.zeros((len(genes), self._vertices, self._vertices), dtype=bool)
+        starts, ends = zip(*self._edges, strict=True)
+        adjacency[:, starts, ends] = dags.unpack(codes, self._vertices)[:, : len(self._edges)]
+        operations = np.zeros(present.shape, dtype=np.int16)
+        operations[:, 1:-1] = 1 + genes[:, len(self._edges) :]
+        operations[:, -1] = 1 + LABELS
+        return compact(present, adjacency, operations, ("input", *OPERATIONS, "output"))
+
+
+# ---------------------------------------------------------------------- costs
+
+
+def _costs(codes: Codes, vertices: int, made_from: tuple[int, ...]) -> IntArray:
+    """(n, 2): params and MACs of the networks of pruned cells, leftover channels given out in their order."""
+    per_vertex, fixed, direct = _table(*made_from)
+    result = np.empty((len(codes), 2), dtype=np.int64)
+    for start in range(0, len(codes), _CHUNK):
+        part = codes[start : start + _CHUNK]
+        places = _places(part, vertices) + dags.unpack(part, vertices)[:, len(dags.edges(vertices)) :]
+        from_input = dags.into(part, vertices - 1) & 1
+        result[start : start + _CHUNK] = per_vertex[places].sum(axis=1) + fixed + from_input[:, None] * direct
+    return result
+
+
+@lru_cache(maxsize=4)
+def _macs(limits: tuple[int, int], made_from: tuple[int, ...]) -> IntArray:
+    """(k,): of all classes."""
+    macs = _costs(dags.classes(*limits), limits[0], made_from)[:, 1]
+    macs.flags.writeable = False
+    return macs
+
+
+def _places(codes: Codes, vertices: int) -> NDArray[np.intp]:
+    """(n, k): where in `_table` the cost of each inner vertex lies, for the first of the operations.
+
+    A vertex is as wide as the first of the vertices leading into the output that it comes to without passing another:
+    only which one that is, and how many there are, counts.
+    """
+    last = vertices - 1
+    leading, alive = dags.into(codes, last) >> 1, dags.pruned(codes, vertices)[1]
+    count = np.bitwise_count(leading).astype(np.intp)
+    ranks: dict[int, NDArray[np.intp]] = {}
+    result = np.empty((len(codes), vertices - 2), dtype=np.intp)
+    for vertex in range(last - 1, 0, -1):
+        rank = np.full(len(codes), _WIDTHS - 1, dtype=np.intp)
+        for later in range(vertex + 1, last):
+            feeds = dags.into(codes, later) >> vertex & 1 > 0
+            rank = np.where(feeds, np.minimum(rank, ranks[later]), rank)
+        leads = leading >> (vertex - 1) & 1 > 0
+        rank = np.where(leads, np.bitwise_count(leading & ((1 << (vertex - 1)) - 1)), rank)
+        ranks[vertex] = rank
+        there, from_input = alive >> vertex & 1, dags.into(codes, vertex) & 1
+        result[:, vertex - 1] = ((count * _WIDTHS + rank) * 3 + there + (there & from_input)) * LABELS
+    return result
+
+
+@lru_cache(maxsize=64)
+def _table(
+    in_channels: int, classes: int, resolution: int, channels: int, stacks: int, cells: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """(params, MACs) of inner vertices (., 2), of what all networks have (2,), of an edge from input to output (2,).
+
+    Vertices by how many lead into the output, by which of these their width comes from, by whether they are dead,
+    alive, or alive and fed by the input, and by operation.
+    """
+    per_vertex = np.zeros((_WIDTHS + 1, _WIDTHS, 3, LABELS, 2), dtype=np.int64)
+    fixed = _layer(in_channels, channels, 9, resolution)
+    direct = np.zeros(2, dtype=np.int64)
+    for stack in range(stacks):
+        outputs, side = channels << stack, resolution >> stack
+        # Of the cells of a stack, all but the first one read what their own kind gives.
+        read = [outputs if place or not stack else outputs // 2 for place in range(cells)]
+        direct += sum(_layer(inputs, outputs, 1, side) for inputs in read)
+        for count in range(1, _WIDTHS + 1):
+            for rank in range(_WIDTHS):
+                width = outputs // count + (rank < outputs % count)
+                projections = sum(_layer(inputs, width, 1, side) for inputs in read)
+                for operation, taps in enumerate(_TAPS):
+                    own = cells * _layer(width, width, taps, side)
+                    per_vertex[count, rank, 1, operation] += own
+                    per_vertex[count, rank, 2, operation] += own + projections
+    width = channels << (stacks - 1)
+    fixed += np.array([width * classes + classes, width * classes])
+    return per_vertex.reshape(-1, 2), fixed, direct
+
+
+def _layer(inputs: int, outputs: int, taps: int, side: int) -> IntArray:
+    """(params, MACs) of a convolution with so many weights per pair of channels, and its norm; none without taps."""
+    weights = inputs * outputs * taps
+    return np.array([weights + 2 * outputs if taps else 0, weights * side**2], dtype=np.int64)
