@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import IntArray
+from search_spaces.space import Genes, IntArray
+
+_CHUNK = 8192
+"""Rows whose costs are looked up at once: their indices stay in the cache."""
 
 
 class CostTables:
@@ -31,3 +34,14 @@ class CostTables:
         params = self._fixed_params + self._params.take(index).sum(axis=1)
         index += resolutions.astype(np.int32)[:, None] * np.int32(len(self._params))
         return params, self._fixed_macs[resolutions] + self._macs.take(index).sum(axis=1)
+
+    def cost(self, genes: Genes, settings: Callable[[Genes], NDArray[np.int32]]) -> dict[str, IntArray]:
+        """``params`` and ``macs``, (n,) each, of rows whose first choice is the resolution.
+
+        ``settings`` gives the setting of each place (k, places) of some of the rows (k, d).
+        """
+        params, macs = np.empty(len(genes), dtype=np.int64), np.empty(len(genes), dtype=np.int64)
+        for start in range(0, len(genes), _CHUNK):
+            rows = genes[start : start + _CHUNK]
+            params[start : start + _CHUNK], macs[start : start + _CHUNK] = self.look_up(rows[:, 0], settings(rows))
+        return {"params": params, "macs": macs}

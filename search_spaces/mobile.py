@@ -19,11 +19,10 @@ from search_spaces import ofa
 from search_spaces import options as check
 from search_spaces.costs import CostTables
 from search_spaces.graphs import chain
+from search_spaces.networks.layout import Block, divisible
 from search_spaces.space import MAX_OPTIONS, Bools, Choice, Genes, Graphs, Identity, IntArray
 
 MAX_CLASSES = 100_000
-_CHUNK = 8192
-"""Rows whose costs are looked up at once: their indices stay in the cache."""
 
 
 @final
@@ -62,6 +61,11 @@ class Rows:
         """Kernel and expansion, as indices, of each setting that `settings` gives."""
         return list(product(range(len(self.options["kernels"])), range(len(self.options["expansions"]))))
 
+    @property
+    def widest(self) -> tuple[int, int]:
+        """Kernel and expansion, as indices, of what a super-network holds of each block."""
+        return int(np.argmax(self.options["kernels"])), int(np.argmax(self.options["expansions"]))
+
     def where(self) -> list[tuple[int, int]]:
         """(stage, block) of each place, both from 0."""
         tail = [(self.stages, block) for block in range(self.tail)]
@@ -94,14 +98,8 @@ class Rows:
 
     def cost(self, genes: Genes, tables: CostTables) -> dict[str, IntArray]:
         """``params`` and ``macs``, (n,) each; the setting of an empty place is the one after the last of `pairs`."""
-        params, macs = np.empty(len(genes), dtype=np.int64), np.empty(len(genes), dtype=np.int64)
         absent = np.int32(len(self.options["kernels"]) * len(self.options["expansions"]))
-        for start in range(0, len(genes), _CHUNK):
-            chunk = genes[start : start + _CHUNK]
-            setting = np.where(self.present(chunk), self.settings(chunk), absent)
-            found = tables.look_up(chunk[:, 0], setting)
-            params[start : start + _CHUNK], macs[start : start + _CHUNK] = found
-        return {"params": params, "macs": macs}
+        return tables.cost(genes, lambda rows: np.where(self.present(rows), self.settings(rows), absent))
 
     def blocks(self, row: Genes) -> list[tuple[int, int, int, int]]:
         """(stage, block, kernel, expansion) of the blocks that are present in a row (d,), all as indices from 0."""
@@ -222,6 +220,41 @@ def checked(
         "expansions": check.many("expansions", expansions, check.small, distinct=True),
         "depths": check.many("depths", depths, check.small, distinct=True),
     }
+
+
+def width(options: Mapping[str, Any], base: int) -> int:
+    """Channels, multiplied and rounded."""
+    return divisible(base * options["width_mult"])
+
+
+def elastic_block(
+    options: Mapping[str, Any],
+    place: int,
+    where: tuple[int, int],
+    setting: tuple[int, int],
+    *,
+    squeezes: bool = False,
+    activation: str,
+) -> Block:
+    """Block ``where`` (stage, block) of a chain, with these option indices of kernel and expansion.
+
+    ``options`` has the lists ``stage_widths``, ``stage_strides``, ``kernels``, ``expansions``, and ``first_width``,
+    the width before the first stage. A stage's first block has its stride and reads the width before it.
+    """
+    (stage, block), (kernel, expansion) = where, setting
+    widths = [options["first_width"], *options["stage_widths"]]
+    inputs, outputs = width(options, widths[stage + bool(block)]), width(options, widths[stage + 1])
+    middle = divisible(inputs * options["expansions"][expansion])
+    return Block(
+        place=place,
+        inputs=inputs,
+        middle=middle,
+        outputs=outputs,
+        kernel=options["kernels"][kernel],
+        stride=1 if block else options["stage_strides"][stage],
+        squeezed=divisible(middle // 4) if squeezes else 0,
+        activation=activation,
+    )
 
 
 def extremes(choices: Sequence[Choice], allowed: Bools) -> Genes:

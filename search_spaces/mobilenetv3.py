@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from search_spaces import mobile
 from search_spaces import options as check
 from search_spaces.mobile import MAX_CLASSES
-from search_spaces.networks.layout import Block, Layout, chain_costs, divisible
+from search_spaces.networks.layout import Block, Layout, chain_costs
 from search_spaces.space import (
     Bools,
     Genes,
@@ -168,49 +168,37 @@ class MobileNetV3(SearchSpace):
         return Layout(
             in_channels=get["in_channels"],
             resolution=resolution,
-            stem=self._width(get["stem_width"]),
+            stem=mobile.width(get, get["stem_width"]),
             stem_stride=get["stem_stride"],
             blocks=blocks,
-            final=self._width(get["final_width"]),
-            features=self._width(get["feature_width"]),
+            final=mobile.width(get, get["final_width"]),
+            features=mobile.width(get, get["feature_width"]),
             classes=get["classes"],
         )
 
     @property
     def full(self) -> Layout:
         """All blocks at the widest expansion and the largest kernel: what a super-network holds."""
-        kernel = int(np.argmax(self.options["kernels"]))
-        expansion = int(np.argmax(self.options["expansions"]))
-        blocks = [self.block(*where, kernel, expansion) for where in self._rows.where()]
+        blocks = [self.block(*where, *self._rows.widest) for where in self._rows.where()]
         return self._network(max(self.options["resolutions"]), (self.first_block, *blocks))
 
     @property
     def first_block(self) -> Block:
         """The fixed block behind the stem: no expansion, kernel 3, stride 1."""
-        inputs = self._width(self.options["stem_width"])
-        outputs = self._width(self.options["first_width"])
+        inputs = mobile.width(self.options, self.options["stem_width"])
+        outputs = mobile.width(self.options, self.options["first_width"])
         return Block(0, inputs, inputs, outputs, 3, 1, 0, "relu", expands=False)
 
     def block(self, stage: int, depth: int, kernel: int, expansion: int) -> Block:
         """Block ``depth`` of ``stage``, both from 0, with these option indices."""
-        get, first = self.options, depth == 0
-        outputs = self._width(get["stage_widths"][stage])
-        before = get["stage_widths"][stage - 1] if stage else get["first_width"]
-        inputs = self._width(before) if first else outputs
-        middle = divisible(inputs * get["expansions"][expansion])
-        return Block(
-            place=1 + stage * self._rows.deepest + depth,
-            inputs=inputs,
-            middle=middle,
-            outputs=outputs,
-            kernel=get["kernels"][kernel],
-            stride=get["stage_strides"][stage] if first else 1,
-            squeezed=divisible(middle // 4) if get["stage_se"][stage] else 0,
-            activation=get["stage_activations"][stage],
+        return mobile.elastic_block(
+            self.options,
+            1 + stage * self._rows.deepest + depth,
+            (stage, depth),
+            (kernel, expansion),
+            squeezes=self.options["stage_se"][stage],
+            activation=self.options["stage_activations"][stage],
         )
-
-    def _width(self, base: int) -> int:
-        return divisible(base * self.options["width_mult"])
 
     def input_shape(self, row: Genes) -> tuple[int, ...]:
         """(channels, height, width) of one image."""

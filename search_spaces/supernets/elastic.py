@@ -8,32 +8,53 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.networks.initialise import SelfInitialised
+from search_spaces.networks.layers import Device, act
 from search_spaces.networks.layout import divisible
-from search_spaces.networks.mobilenetv3 import Device, act
 
 Weights = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
-class ElasticPointwise(nn.Module):
-    """A 1×1 convolution of the first input to the first output channels."""
+class ElasticConv(nn.Module):
+    """A convolution of the first input to the first output channels."""
 
-    def __init__(self, inputs: int, outputs: int, device: Device = None) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, device: Device = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False, device=device)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False, device=device)
+        self.pointwise = kernel == 1 and stride == 1
 
     def weight(self, inputs: int, outputs: int) -> Tensor:
-        """(outputs, inputs, 1, 1)"""
+        """(outputs, inputs, kernel, kernel)"""
         return first(first(self.conv.weight, outputs), inputs, dim=1)
 
     def forward(self, x: Tensor, outputs: int) -> Tensor:
-        # A matrix product over pixels: with channels last, twice as fast as a convolution on small maps on a CPU.
-        return F.linear(x.movedim(1, -1), self.weight(x.shape[1], outputs).flatten(1)).movedim(-1, 1)
+        weight = self.weight(x.shape[1], outputs)
+        if self.pointwise:
+            # A matrix product over pixels: with channels last, twice as fast as a convolution on small maps on a CPU.
+            return F.linear(x.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
+        return F.conv2d(x, weight, None, self.conv.stride, self.conv.padding)
+
+
+class ElasticLinear(nn.Module):
+    """A linear layer of the first inputs."""
+
+    def __init__(self, inputs: int, outputs: int, device: Device = None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, device=device)
+
+    def weights(self, inputs: int) -> Weights:
+        """All that a linear layer of so many inputs holds."""
+        return {"weight": first(self.linear.weight, inputs, dim=1), "bias": self.linear.bias}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, first(self.linear.weight, x.shape[1], dim=1), self.linear.bias)
 
 
 class ElasticDepthwise(SelfInitialised):
@@ -115,7 +136,7 @@ class ElasticSqueeze(nn.Module):
         )
 
     def weights(self, channels: int) -> Weights:
-        """Under the names of `search_spaces.networks.mobilenetv3.Squeeze`."""
+        """Under the names of `search_spaces.networks.mobile.Squeeze`."""
         squeezed = divisible(channels // 4)
         reduce, expand = self.fc.get_parameter("reduce.weight"), self.fc.get_parameter("expand.weight")
         return {
@@ -131,17 +152,26 @@ class ElasticSqueeze(nn.Module):
         return x * F.hardsigmoid(F.conv2d(gate, weights["fc.expand.weight"], weights["fc.expand.bias"]))
 
 
-class PointLayer(nn.Module):
-    """Elastic 1×1 convolution, batch norm, activation if one is named."""
+class ConvLayer(nn.Module):
+    """Elastic convolution, batch norm, activation if one is named."""
 
-    def __init__(self, inputs: int, outputs: int, activation: str = "", device: Device = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: str = "",
+        device: Device = None,
+    ) -> None:
         super().__init__()
-        self.conv = ElasticPointwise(inputs, outputs, device)
+        self.conv = ElasticConv(inputs, outputs, kernel, stride, device)
         self.bn = ElasticNorm(outputs, device)
         self.act = act(activation) if activation else nn.Identity()
 
     def weights(self, inputs: int, outputs: int) -> Weights:
-        """Under the names of `search_spaces.networks.mobilenetv3.conv_layer`."""
+        """Under the names of `search_spaces.networks.layers.conv_layer`."""
         return {"conv.weight": self.conv.weight(inputs, outputs)} | prefixed("bn.", self.bn.weights(outputs))
 
     def forward(self, x: Tensor, outputs: int) -> Tensor:
@@ -167,7 +197,7 @@ class DepthLayer(nn.Module):
         self.se = ElasticSqueeze(channels, device) if squeeze else None
 
     def weights(self, channels: int, kernel: int) -> Weights:
-        """Under the names of `search_spaces.networks.mobilenetv3.conv_layer`."""
+        """Under the names of `search_spaces.networks.layers.conv_layer`."""
         weights = {"conv.weight": self.conv.weight(channels, kernel)} | prefixed("bn.", self.bn.weights(channels))
         return weights if self.se is None else weights | prefixed("se.", self.se.weights(channels))
 
@@ -184,3 +214,34 @@ def first(tensor: Tensor, count: int, *, dim: int = 0) -> Tensor:
 def prefixed(prefix: str, weights: Weights) -> Weights:
     """The same tensors under longer names."""
     return {prefix + name: value for name, value in weights.items()}
+
+
+def whole(module: nn.Module, *names: str) -> Weights:
+    """All that these parts of a module hold, under their full names: for what every sub-network uses whole."""
+    return {f"{name}.{key}": value for name in names for key, value in module.get_submodule(name).state_dict().items()}
+
+
+@torch.no_grad()
+def assembled(network: M, weights: Weights) -> M:
+    """A network on the meta device with copies of these weights, in eval mode."""
+    network.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, assign=True)
+    return network.eval()
+
+
+def accept_published_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook for `register_load_state_dict_pre_hook` of a super-network: checkpoints under other published names load.
+
+    Such are those of before ``mobile_inverted_conv`` became ``conv``, and those of a plain network of the largest
+    size, which lack the name of the layer inside an elastic one.
+    """
+    known = {prefix + name for name in module.state_dict()}
+    for name in [name for name in state if name not in known]:
+        new = name.replace(".mobile_inverted_conv.", ".conv.")
+        candidates = [new, *(new.replace(short, long) for short, long in _INSIDE.items())]
+        found = next((each for each in candidates if each in known and each not in state), None)
+        if found is not None:
+            state[found] = state.pop(name)
+
+
+_INSIDE = {".linear.": ".linear.linear.", "bn.": "bn.bn.", "conv.weight": "conv.conv.weight"}
+"""The name of a layer and of the same inside an elastic one."""
