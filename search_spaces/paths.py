@@ -19,7 +19,7 @@ Features = NDArray[np.float32]
 
 MAX_PATHS = 10_000
 """Sequences that are listed, a feature each."""
-LONGEST: Mapping[str, int] = {"nasbench201": 3}
+LONGEST: Mapping[str, int] = {"nasbench201": 3, "transnas_micro": 3}
 """Operations on the longest path, by space, where they are fewer than the nodes between input and output."""
 _CHUNK = 1 << 21
 """Features of a node worked out at once: they stay in the cache."""
@@ -54,14 +54,14 @@ def path_names(space: SearchSpace, longest: int | None = None) -> list[str]:
 
 def _alphabet(space: SearchSpace, longest: int | None) -> tuple[list[str], int]:
     """The labels between input and output, and how many of them a path may have."""
-    if longest is None:
-        longest = LONGEST.get(space.name, space.most_nodes - 2)
-    if longest < 0:
-        raise ValueError(f"longest must be 0 or more, got {longest}")
     labels = labels_of(space)
     inner = [label for label in labels if label != "output" and not label.startswith("input")]
     if len(labels) - len(inner) < 2:
         raise Unsupported(f"graphs of {space.name} have no input and output that paths could join")
+    if longest is None:
+        longest = LONGEST.get(space.name, space.most_nodes - 2)
+    if longest < 0:
+        raise ValueError(f"longest must be 0 or more, got {longest}")
     # Counted one by one: the whole sum may be a number of many thousand digits.
     count = 0
     for length in range(longest + 1):

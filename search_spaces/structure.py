@@ -26,7 +26,8 @@ MAX_NODES = 1000
 _CHUNK = 1 << 20
 """Bytes of adjacency looked at at once: they stay in the cache."""
 _CONVOLUTION = re.compile(r"conv|(^|_)k\d+(_|$)", re.IGNORECASE)
-_GRAPH_CONVOLUTIONS = frozenset({"arma", "cheb", "gat", "gcn", "gin", "graph", "sage"})
+_NAMED = frozenset({"arma", "cheb", "gat", "gcn", "gin", "graph", "sage", "block", "double", "halve", "double_halve"})
+"""Convolutions over graphs, and residual blocks."""
 
 SHAPE = (
     "nodes",
@@ -60,11 +61,11 @@ SHAPE = (
 def is_convolution(label: str) -> bool:
     """Whether an operation of this label is a convolution.
 
-    It is if the label has ``conv`` in it, or a kernel size such as ``k3``, or is the name of a graph convolution:
-    ``nor_conv_3x3``, ``conv1x1-bn-relu``, whole blocks such as ``mb6_k5``, and ``gcn`` are; ``skip_connect``,
-    ``max_pool_3x3``, ``stem`` and whatever has another name are not.
+    It is if the label has ``conv`` in it, or a kernel size such as ``k3``, or if it is the name of a convolution over
+    graphs or of a residual block. ``nor_conv_3x3``, ``conv1x1-bn-relu``, ``mb6_k5`` and ``gcn`` are, a block counts as
+    one; ``skip_connect``, ``max_pool_3x3``, ``stem``, ``mlp_4`` and whatever has another name are not.
     """
-    return label in _GRAPH_CONVOLUTIONS or _CONVOLUTION.search(label) is not None
+    return label in _NAMED or _CONVOLUTION.search(label) is not None
 
 
 def structure(space: SearchSpace, genes: Genes, convolution: Callable[[str], bool] = is_convolution) -> Features:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from search_spaces.encoding import one_hot, one_hot_names, ordinal, ordinal_names
+from search_spaces.declared import Declared
+from search_spaces.encoding import (
+    ENCODINGS,
+    adjacency,
+    adjacency_names,
+    once_for_all,
+    once_for_all_names,
+    one_hot,
+    one_hot_names,
+    ordinal,
+    ordinal_names,
+    padded_graphs,
+)
 from search_spaces.mobilenetv3 import MobileNetV3
+from search_spaces.nasbench201 import NasBench201
+from search_spaces.space import Unsupported
 
 SPACE = MobileNetV3(
     resolutions=[32, 64, 48],
@@ -67,3 +82,81 @@ def test_long_batches_and_empty_ones() -> None:
     np.testing.assert_array_equal(one_hot(SPACE, rows), one_hot(SPACE, GENES)[np.arange(10_001) % 2])
     assert one_hot(SPACE, GENES[:0]).shape == (0, 11)
     assert ordinal(SPACE, GENES[:0]).shape == (0, 6)
+
+
+# ---------------------------------------------------------------------- Once-for-All's
+
+
+def test_once_for_all_is_what_its_predictor_reads() -> None:
+    """128 features: 20 blocks of three kernels, 20 of three expansions, eight resolutions; zeros where cut off."""
+    space = MobileNetV3(resolutions=list(range(112, 225, 16)))
+    genes = space.sample(50, np.random.default_rng(0))
+    features = once_for_all(space, genes)
+    assert features.shape == (50, 128)
+    assert features.dtype == np.float32
+    kernels, expansions, resolutions = (3, 5, 7), (3, 4, 6), tuple(range(112, 225, 16))
+    for row, config in zip(features, space.to_configs(genes), strict=True):
+        expected = np.zeros(128)
+        for stage in range(5):
+            for block in range(int(config[f"stage{stage + 1}.depth"])):
+                place, name = 3 * (4 * stage + block), f"stage{stage + 1}.block{block + 1}"
+                expected[place + kernels.index(config[f"{name}.kernel"])] = 1
+                expected[60 + place + expansions.index(config[f"{name}.expand"])] = 1
+        expected[120 + resolutions.index(config["resolution"])] = 1
+        np.testing.assert_array_equal(row, expected)
+    names = once_for_all_names(space)
+    assert (names[0], names[60], names[127]) == (
+        "stage1.block1.kernel=3",
+        "stage1.block1.expand=3",
+        "resolution=224",
+    )
+
+
+def test_once_for_all_is_for_mobile_networks() -> None:
+    for space in (NasBench201(), Declared(choices=[{"name": "block.kernel", "options": [3, 5]}])):
+        with pytest.raises(Unsupported, match="kernels, expansions, depths and the resolution"):
+            once_for_all(space, space.extremes())
+
+
+# ---------------------------------------------------------------------- graphs
+
+
+def test_adjacency_by_hand() -> None:
+    """input, stem, first and one or two blocks; each block may be skipped."""
+    features = adjacency(SPACE, GENES)
+    names = adjacency_names(SPACE)
+    labels = ["input_32", "input_64", "input_48", "stem", "first", "mb6_k3", "mb2_k3", "output"]
+    assert len(names) == 15 + 6 * len(labels)
+    assert names[:6] == [f"node {a} > node {b}" for a, b in ((0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 2))]
+    assert names[15 : 15 + len(labels)] == [f"node 0={label}" for label in labels]
+    shown = [names[i] for i in np.flatnonzero(features[0])]
+    assert shown == [
+        "node 0 > node 1",
+        "node 1 > node 2",
+        "node 1 > node 3",
+        "node 2 > node 3",
+        "node 3 > node 4",
+        "node 0=input_48",
+        "node 1=stem",
+        "node 2=first",
+        "node 3=mb6_k3",
+        "node 4=output",
+    ]
+
+
+def test_padded_graphs_are_as_wide_as_the_space() -> None:
+    graphs = padded_graphs(SPACE, GENES[:1])
+    assert graphs.adjacency.shape == (1, 6, 6)
+    np.testing.assert_array_equal(graphs.operations, [[2, 3, 4, 5, 7, -1]])
+    np.testing.assert_array_equal(graphs.mask, [[True] * 5 + [False]])
+
+
+def test_what_is_too_wide_is_refused() -> None:
+    space = Declared(choices=[{"name": f"c{i}", "options": [1, 2, 3]} for i in range(200)])
+    with pytest.raises(Unsupported, match="139,900 features"):
+        adjacency(space, space.extremes())
+    wider = Declared(choices=[{"name": f"c{i}", "options": [1, 2, 3]} for i in range(1001)])
+    for name in ("adjacency", "path", "structure"):
+        with pytest.raises(Unsupported):
+            ENCODINGS[name].names(wider)
+    assert one_hot(wider, wider.extremes()).shape == (2, 3003)
