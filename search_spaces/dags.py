@@ -30,8 +30,10 @@ LABEL_BITS = 8
 _IMPOSSIBLE = 1 << 30
 """Above all codes: what names make of an edge that leads back."""
 _LOW = 11
-"""Edges are looked up by so many low bits and by the rest: both tables fit into the cache, as do this many codes."""
+"""Edges are looked up by so many low bits and by the rest."""
 _CHUNK = 1 << 14
+_FEW = 1 << 10
+"""Codes made at once, and codes under all names: they stay in the cache."""
 
 
 def edges(vertices: int) -> list[tuple[int, int]]:
@@ -101,17 +103,14 @@ def _pruned(codes: Codes, vertices: int) -> tuple[Codes, Codes]:
 
 def first(codes: Codes, vertices: int) -> Codes:
     """(n,): for each pruned graph the first code of its class."""
+    by_low, by_high, by_labels = _renamed(vertices)
     result = np.empty_like(codes)
-    for start in range(0, len(codes), _CHUNK):
-        part = codes[start : start + _CHUNK]
-        low, high, labels = _parts(part)
-        best = np.full(len(part), _IMPOSSIBLE, dtype=np.int32)
-        for by_low, by_high, by_labels in _renamed(vertices):
-            renamed = by_low.take(low)
-            renamed |= by_high.take(high)
-            renamed |= by_labels.take(labels)
-            np.minimum(best, renamed, out=best)
-        result[start : start + len(part)] = best
+    for start in range(0, len(codes), _FEW):
+        low, high, labels = _parts(codes[start : start + _FEW])
+        renamed = by_low.take(low, axis=0)
+        renamed |= by_high.take(high, axis=0)
+        renamed |= by_labels.take(labels, axis=0)
+        renamed.min(axis=1, out=result[start : start + _FEW])
     return result
 
 
@@ -128,8 +127,10 @@ def classes(vertices: int, most_edges: int) -> Codes:
     labels = np.arange(LABELS ** (vertices - 2), dtype=np.int32)
     fits = _labels_left(vertices)[inner] == labels
     low, high, _ = _parts(bare)
-    for by_low, by_high, by_labels in _renamed(vertices):
-        fits[(by_low[low] | by_high[high]) == bare] &= by_labels >= labels
+    by_low, by_high, by_labels = _renamed(vertices)
+    onto_itself = (by_low[low] | by_high[high]) == bare[:, None]
+    for these, become in zip(onto_itself.T, by_labels.T, strict=True):
+        fits[these] &= become >= labels
     graph, labelling = np.nonzero(fits)
     found: Codes = bare[graph] | labels[labelling]
     found.flags.writeable = False
@@ -157,11 +158,11 @@ def _parts(codes: Codes) -> list[NDArray[np.intp]]:
 
 
 @cache
-def _renamed(vertices: int) -> list[tuple[Codes, Codes, Codes]]:
-    """For each way to name the inner vertices what it makes of codes: by low edges, by high edges, by labels."""
+def _renamed(vertices: int) -> tuple[Codes, Codes, Codes]:
+    """What each way to name the inner vertices makes of codes, a column for each: by low edges, high edges, labels."""
     inner = vertices - 2
     weights = LABELS ** np.arange(inner - 1, -1, -1, dtype=np.int32)
-    tables = []
+    columns = []
     for names in permutations(range(inner)):
         place = [0, *(1 + name for name in names), vertices - 1]
         moved = [
@@ -169,8 +170,9 @@ def _renamed(vertices: int) -> list[tuple[Codes, Codes, Codes]]:
             for a, b in edges(vertices)
         ]
         by_labels = (_digits(vertices) * weights[list(names)]).sum(axis=1, dtype=np.int32)
-        tables.append((_unions(moved[:_LOW]), _unions(moved[_LOW:]), by_labels))
-    return tables
+        columns.append((_unions(moved[:_LOW]), _unions(moved[_LOW:]), by_labels))
+    by_low, by_high, by_labels = (np.ascontiguousarray(np.stack(each, axis=1)) for each in zip(*columns, strict=True))
+    return by_low, by_high, by_labels
 
 
 def _unions(values: list[int]) -> Codes:
