@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import spaces as benchmark
 from search_spaces.declared import Declared
 from search_spaces.graphs import chain, compact
 from search_spaces.mobilenetv3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
 from search_spaces.paths import path, path_names
+from search_spaces.plugins import load
 from search_spaces.space import Genes, Unsupported
 from search_spaces.structure import SHAPE, is_convolution, structure, structure_names
 
@@ -119,6 +122,14 @@ def test_more_paths_than_any_integer_holds() -> None:
 def test_which_labels_are_convolutions(labels: str, expected: bool) -> None:
     for label in labels.split():
         assert is_convolution(label) is expected, label
+
+
+@pytest.mark.parametrize("plugin", benchmark.SPACES)
+def test_loops_over_architectures_find_the_same(plugin: str) -> None:
+    """Keys, one-hot features, structure and costs: as plain Python works them out, one architecture at a time."""
+    space = load("spaces", plugin)()
+    genes = space.sample(50, np.random.default_rng(2))
+    benchmark.compare(space, benchmark.SPACES[plugin], genes, random.Random(2))
 
 
 # ---------------------------------------------------------------------- paths
