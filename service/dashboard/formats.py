@@ -35,7 +35,7 @@ def value(name: str, number: float | None) -> str:
         return "–"
     match metric(name).unit:
         case "fraction":
-            return f"{100 * number:.2f} %"
+            return f"{100 * number:.2f} %".replace("-", "−")
         case "MACs" | "parameters":
             return count(number)
         case "ms":

@@ -38,6 +38,7 @@ function show() {
   const shape = layout(
     { title: plain(data.axis.title), extra: { tickformat: data.axis.ticks } },
     { title: "Share at least as good", extra: { tickformat: ".0%", range: [0, 1.02] } },
+    { legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", traceorder: "normal", font: { color: css("--ink") } } },
   );
   return draw("plot-population", traces, shape, "Nothing has been measured yet.");
 }
