@@ -8,4 +8,10 @@ DEFAULT = False
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"resolution": 21, "channels": 4, "blocks": 1, "classes": 3, "in_channels": 2},
 }
-PINNED: dict[str, tuple[str, str, str]] = {}
+PINNED = {
+    "tiny": (
+        "51e2a63f9de826bb3c881a5dd026fa6f",
+        "8cb2abb182bc4bcfaab9e7981db1503b",
+        "4d1e1987f578245ea112202710cfc517",
+    ),
+}
