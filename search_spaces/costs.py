@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +14,43 @@ _CHUNK = 8192
 """Rows whose costs are looked up at once: their indices stay in the cache."""
 
 
-class CostTables:
-    """What each setting of each place costs.
+class Part(Protocol):
+    """What may stand at a place of a network."""
 
-    ``params[place]`` (settings,) and ``macs[place]`` (resolutions, settings); places may differ in their settings.
+    @property
+    def params(self) -> int:
+        """Weights and biases."""
+
+    def macs(self, sides: IntArray) -> IntArray:
+        """(n,) multiply-accumulates for square inputs of these sides in pixels, (n,)."""
+
+
+class CostTables:
+    """What each setting of each place of a network costs.
+
+    ``places`` are the parts that may stand at each place, one per setting, and the sides of their inputs,
+    (resolutions,); places may differ in how many they have. The setting after a place's last leaves it empty.
     ``fixed_params`` and ``fixed_macs`` (resolutions,) are of what is the same in all networks.
     """
 
     def __init__(
-        self, params: Sequence[IntArray], macs: Sequence[IntArray], fixed_params: int, fixed_macs: IntArray
+        self,
+        places: Sequence[tuple[Sequence[Part], IntArray]],
+        fixed_params: int = 0,
+        fixed_macs: IntArray | int = 0,
     ) -> None:
-        self._params = np.concatenate(params)
-        self._macs = np.concatenate(macs, axis=1).ravel()
-        self._fixed_params, self._fixed_macs = fixed_params, fixed_macs
-        self._places = np.cumsum([0, *(len(settings) for settings in params[:-1])]).astype(np.int32)
+        self._fixed_params = fixed_params
+        self._fixed_macs = np.broadcast_to(np.asarray(fixed_macs, dtype=np.int64), places[0][1].shape)
+        self._params = np.array([cost for parts, _ in places for cost in (*(part.params for part in parts), 0)])
+        columns = [column for parts, sides in places for column in (*(p.macs(sides) for p in parts), 0 * sides)]
+        self._by_resolution: IntArray = np.stack(columns, axis=1).astype(np.int64)
+        self._macs = self._by_resolution.ravel()
+        self._starts = np.cumsum([0, *(len(parts) + 1 for parts, _ in places)]).astype(np.int32)
+        self._places = self._starts[:-1]
+
+    def macs_at(self, place: int) -> IntArray:
+        """(resolutions, settings): the multiply-accumulates of the parts of one place."""
+        return self._by_resolution[:, self._starts[place] : self._starts[place + 1] - 1]
 
     def look_up(self, resolutions: NDArray[np.integer], settings: NDArray[np.int32]) -> tuple[IntArray, IntArray]:
         """Parameters and MACs, (n,) each, for indices of resolutions (n,) and a setting per place (n, places)."""

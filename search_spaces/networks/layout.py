@@ -96,9 +96,8 @@ def chain_costs(full: Layout, resolutions: Sequence[int], variants: Sequence[Seq
     # A stride of s turns side n into ceil(n / s): kernels are odd and padded by half their size.
     sides = -(-np.array(resolutions, dtype=np.int64) // full.stem_stride)
     fixed_macs = sides**2 * stem + first.macs(sides)
-    params, macs = [], []
+    places = []
     for blocks in variants:
-        params.append(np.array([*(block.params for block in blocks), 0], dtype=np.int64))
-        macs.append(np.stack([*(block.macs(sides) for block in blocks), np.zeros_like(sides)], axis=1))
+        places.append((blocks, sides))
         sides = -(-sides // blocks[0].stride)
-    return CostTables(params, macs, fixed_params, fixed_macs + sides**2 * final + mix + read * full.classes)
+    return CostTables(places, fixed_params, fixed_macs + sides**2 * final + mix + read * full.classes)
