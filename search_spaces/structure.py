@@ -23,8 +23,8 @@ Features = NDArray[np.float32]
 
 MAX_NODES = 1000
 """Nodes of the largest graph whose paths are counted: with 1,024 they could be more than a double holds."""
-_CHUNK = 1 << 20
-"""Bytes of adjacency looked at at once: they stay in the cache."""
+_CHUNK = 1 << 21
+"""Bytes of adjacency looked at at once."""
 _CONVOLUTION = re.compile(r"conv|(^|_)k\d+(_|$)", re.IGNORECASE)
 _NAMED = frozenset({"arma", "cheb", "gat", "gcn", "gin", "graph", "sage", "block", "double", "halve", "double_halve"})
 """Convolutions over graphs, and residual blocks."""
@@ -76,7 +76,7 @@ def structure(space: SearchSpace, genes: Genes, convolution: Callable[[str], boo
     """
     genes = np.asarray(genes, dtype=np.int8)
     labels = _labels(space)
-    counter = _Counter(space.most_nodes, np.array([*map(convolution, labels), False]))
+    counter = _Counter(space.most_nodes, len(genes), np.array([*map(convolution, labels), False]))
     result = np.empty((len(genes), len(labels) + len(SHAPE)), dtype=np.float32)
     for start in range(0, len(genes), counter.at_once):
         rows = slice(start, start + counter.at_once)
@@ -112,10 +112,11 @@ class _Counter:
     ``convolves`` (labels + 1,): which labels are convolutions, the last place is that of padding.
     """
 
-    def __init__(self, most_nodes: int, convolves: Bools) -> None:
+    def __init__(self, most_nodes: int, count: int, convolves: Bools) -> None:
         self._convolves = convolves
-        v, n = most_nodes, max(1, _CHUNK // most_nodes**2)
+        v, n = most_nodes, max(1, min(count, _CHUNK // most_nodes**2))
         self.at_once = n
+        """Graphs looked at in one go, of ``count`` in all."""
         self._unit = v + 1
         """What an edge adds to a number of which the rest counts convolutions: length decides, they break ties."""
         self._top = self._unit * (v + 1)
@@ -124,7 +125,7 @@ class _Counter:
         # Nodes first, graphs last: a step is one pass over all graphs. Made once, since the system hands out large
         # pieces of memory slower than they are filled.
         self._edges = np.empty((v, v, n), dtype=bool)
-        self._masks = np.empty((v, v, n), dtype=whole)
+        self._masks = np.empty((v, n), dtype=whole)
         self._best, self._some_best = np.empty((2, 4, v, n), dtype=whole)
         self._sums, self._some_sums = np.empty((2, 2, v, n))
 
@@ -132,25 +133,25 @@ class _Counter:
         """(len(SHAPE), n) for at most ``at_once`` graphs."""
         n, v = graphs.operations.shape
         unit, top = self._unit, self._top
-        edges, masks = self._edges[:v, :v, :n], self._masks[:v, :v, :n]
+        edges, masks = self._edges[:v, :v, :n], self._masks[:v, :n]
         edges[...] = graphs.adjacency.transpose(1, 2, 0)
-        np.negative(edges.view(np.int8), out=masks)
         convolutions = self._convolves[graphs.operations.T].astype(masks.dtype)
         # The longest path to a node, the shortest, the one of most and the one of fewest convolutions. What is to be
         # least is taken from the top: so the best is always the greatest, and where no edge is it is 0.
         best, some_best = self._best[:, :v, :n], self._some_best[:, :v, :n]
+        signs = np.array([[1], [-1], [1], [-1]], dtype=masks.dtype)
+        lengths = np.array([[unit], [-unit], [0], [0]], dtype=masks.dtype)
         best[::2, 0], best[1::2, 0] = convolutions[0], top - convolutions[0]
         # The number of paths to a node, and the sum of their convolutions.
         sums, some_sums = self._sums[:, :v, :n], self._some_sums[:, :v, :n]
         sums[0, 0], sums[1, 0] = 1, convolutions[0]
         for node in range(1, v):
             own = convolutions[node]
-            np.bitwise_and(best[:, :node], masks[:node, node], out=some_best[:, :node])
+            # All bits where there is an edge, none where there is not.
+            np.negative(edges[:node, node].view(np.int8), out=masks[:node])
+            np.bitwise_and(best[:, :node], masks[:node], out=some_best[:, :node])
             some_best[:, :node].max(axis=1, out=best[:, node])
-            best[0, node] += own + unit
-            best[1, node] -= own + unit
-            best[2, node] += own
-            best[3, node] -= own
+            best[:, node] += signs * own + lengths
             np.multiply(sums[:, :node], edges[:node, node], out=some_sums[:, :node])
             some_sums[:, :node].sum(axis=1, out=sums[:, node])
             sums[1, node] += sums[0, node] * own
