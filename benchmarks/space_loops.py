@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from search_spaces.networks.layout import divisible
 from search_spaces.space import Choice
-from search_spaces.structure import is_convolution
+from search_spaces.structure import is_layer
 
 Config = dict[str, Any]
 Graph = tuple[list[str], list[list[int]]]
@@ -66,14 +66,14 @@ def one_hot(config: Config, choices: Sequence[Choice]) -> list[float]:
     return features
 
 
-def structure(graph: Graph, all_labels: Sequence[str], convolutions: frozenset[str]) -> list[float]:
+def structure(graph: Graph, all_labels: Sequence[str], layers: frozenset[str]) -> list[float]:
     """As `search_spaces.structure.structure`."""
     labels, feeders = graph
     counts = dict.fromkeys(all_labels, 0)
     read_input = edges = 0
     longest, shortest, most, fewest, ways, total = [], [], [], [], [], []
     for label, before in zip(labels, feeders, strict=True):
-        own = int(label in convolutions)
+        own = int(label in layers)
         counts[label] += 1
         edges += len(before)
         read_input += 0 in before
@@ -93,7 +93,7 @@ def structure(graph: Graph, all_labels: Sequence[str], convolutions: frozenset[s
         fewest.append(min(fewest[node] for node in before) + own)
         ways.append(sum(ways[node] for node in before))
         total.append(sum(total[node] for node in before) + own * ways[-1])
-    layers = sum(label in convolutions for label in labels)
+    count = sum(label in layers for label in labels)
     return [
         *counts.values(),
         len(labels),
@@ -108,12 +108,12 @@ def structure(graph: Graph, all_labels: Sequence[str], convolutions: frozenset[s
         most[-1],
         fewest[-1],
         total[-1] / ways[-1],
-        layers / max(most[-1], 1),
+        count / max(most[-1], 1),
     ]
 
 
-def convolutions(labels: Sequence[str]) -> frozenset[str]:
-    return frozenset(filter(is_convolution, labels))
+def layers(labels: Sequence[str]) -> frozenset[str]:
+    return frozenset(filter(is_layer, labels))
 
 
 # ---------------------------------------------------------------------- NAS-Bench-201

@@ -6,7 +6,7 @@ One process, one thread. Of each space at its defaults:
 
 - sample + canonical + keys: different architectures drawn, their canonical rows, their keys. The loop draws choice by
   choice, and keeps what has a new key. (NAS-Bench-201 has 5,260 architectures: four fifths of them are drawn at once.)
-- one-hot, structure (operations, paths, convolutions on paths, of graphs that are made on the way) and cost (parameters
+- one-hot, structure (operations, paths, layers on paths, of graphs that are made on the way) and cost (parameters
   and MACs), of architectures drawn before the clock starts. Where a space has fewer, they come several times.
 
 The loop works on dicts and lists (`benchmarks.space_loops`). On some hundred architectures both must give the same
@@ -102,7 +102,7 @@ def _measure(plugin: str, loop: loops.Loop, sizes: Sizes) -> list[dict[str, Any]
     genes = found[np.arange(sizes.rows) % len(found)]
     configs = space.to_configs(genes[: sizes.loop_rows])
     labels = labels_of(space)
-    convolutions = loops.convolutions(labels)
+    layers = loops.layers(labels)
     compare(space, loop, space.sample(sizes.compared, rng), draws)
 
     def identify() -> list[str]:
@@ -120,7 +120,7 @@ def _measure(plugin: str, loop: loops.Loop, sizes: Sizes) -> list[dict[str, Any]
         "sample + canonical + keys": (partial(loops.sample, loop, one_by_one, draws), one_by_one),
         "one-hot": (lambda: np.array([loops.one_hot(each, space.choices) for each in configs]), len(configs)),
         "structure": (
-            lambda: np.array([loops.structure(loop.graph(each), labels, convolutions) for each in configs]),
+            lambda: np.array([loops.structure(loop.graph(each), labels, layers) for each in configs]),
             len(configs),
         ),
         "cost": (lambda: [loop.cost(each) for each in configs], len(configs)),
@@ -149,8 +149,8 @@ def compare(space: SearchSpace, loop: loops.Loop, genes: Genes, rng: random.Rand
     pairs = list(zip(space.keys(rows), (loops.key(loop.canonical(each)) for each in configs), strict=True))
     assert len(set(pairs)) == len({ours for ours, _ in pairs}) == len({theirs for _, theirs in pairs})
     np.testing.assert_array_equal(one_hot(space, rows), [loops.one_hot(each, space.choices) for each in configs])
-    convolutions = loops.convolutions(labels)
-    described = [loops.structure(loop.graph(each), labels, convolutions) for each in configs]
+    layers = loops.layers(labels)
+    described = [loops.structure(loop.graph(each), labels, layers) for each in configs]
     np.testing.assert_allclose(structure(space, rows), described, rtol=1e-6)
     costs = space.cost(rows)
     assert [loop.cost(each) for each in configs] == list(zip(costs["params"], costs["macs"], strict=True))

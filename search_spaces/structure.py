@@ -1,4 +1,6 @@
-"""What graphs look like: counts of operations and paths, and how many convolutions lie on them.
+"""What graphs look like: counts of operations and paths, and how many layers lie on them.
+
+A layer is an operation with weights: a convolution, or what stands for it in other networks, such as attention.
 
 Sources: Shu, Wang & Cai, "Understanding architectures learnt by cell-based neural architecture search", ICLR 2020
 (depth is the longest path, width how many nodes read the input); Veit, Wilber & Belongie, "Residual networks behave
@@ -25,7 +27,7 @@ MAX_NODES = 1000
 """Nodes of the largest graph whose paths are counted: with 1,024 they could be more than a double holds."""
 _CHUNK = 1 << 21
 """Bytes of adjacency looked at at once."""
-_CONVOLUTION = re.compile(r"conv|(^|_)k\d+(_|$)", re.IGNORECASE)
+_LAYER = re.compile(r"conv|(^|_)k\d+(_|$)|^(attention|cross|fc|ffn|masked|mlp)(_|$)", re.IGNORECASE)
 _NAMED = frozenset({"arma", "cheb", "gat", "gcn", "gin", "graph", "sage", "block", "double", "halve", "double_halve"})
 """Convolutions over graphs, and residual blocks."""
 
@@ -37,10 +39,10 @@ SHAPE = (
     "log2_paths",
     "longest_path",
     "shortest_path",
-    "convolutions_on_longest_path",
-    "convolutions_on_shortest_path",
-    "most_convolutions",
-    "fewest_convolutions",
+    "layers_on_longest_path",
+    "layers_on_shortest_path",
+    "most_layers",
+    "fewest_layers",
     "effective_depth",
     "effective_width",
 )
@@ -49,34 +51,36 @@ SHAPE = (
 - ``nodes``, ``edges``; ``read_input``: nodes that the first node feeds; ``read_by_output``: nodes that feed the last.
 - ``log2_paths``: logarithm of the number of paths, base 2; a chain has 0.
 - ``longest_path``, ``shortest_path``: their edges.
-- ``convolutions_on_longest_path``: the most on any of the longest paths; ``convolutions_on_shortest_path``: the fewest
+- ``layers_on_longest_path``: the most on any of the longest paths; ``layers_on_shortest_path``: the fewest
   on any of the shortest.
-- ``most_convolutions``, ``fewest_convolutions``: on any path.
-- ``effective_depth``: convolutions on a path, the mean over all paths.
-- ``effective_width``: convolutions of the graph to each one of ``most_convolutions``: how many stand side by side on
-  average; 0 where there is none.
+- ``most_layers``, ``fewest_layers``: on any path.
+- ``effective_depth``: layers on a path, the mean over all paths.
+- ``effective_width``: layers of the graph to each one of ``most_layers``: how many stand side by side on average; 0
+  where there is none.
 """
 
 
-def is_convolution(label: str) -> bool:
-    """Whether an operation of this label is a convolution.
+def is_layer(label: str) -> bool:
+    """Whether an operation of this label has weights: whether it is a convolution, or what stands for it elsewhere.
 
-    It is if the label has ``conv`` in it, or a kernel size such as ``k3``, or if it is the name of a convolution over
-    graphs or of a residual block. ``nor_conv_3x3``, ``conv1x1-bn-relu``, ``mb6_k5`` and ``gcn`` are, a block counts as
-    one; ``skip_connect``, ``max_pool_3x3``, ``stem``, ``mlp_4`` and whatever has another name are not.
+    It is a layer if the label has ``conv`` in it, or a kernel size such as ``k3``; or if it begins with ``attention``,
+    ``masked`` or ``cross`` (attention as well), ``mlp``, ``ffn`` or ``fc``; or if it is the name of a convolution over
+    graphs, or of a residual block. ``nor_conv_3x3``, ``conv1x1-bn-relu``, ``mb6_k5``, ``attention_4`` and ``gcn`` are,
+    a block counts as one; ``skip_connect``, ``max_pool_3x3``, and whatever has another name are not. Neither are stems
+    and embeddings, of which every network has one.
     """
-    return label in _NAMED or _CONVOLUTION.search(label) is not None
+    return label in _NAMED or _LAYER.search(label) is not None
 
 
-def structure(space: SearchSpace, genes: Genes, convolution: Callable[[str], bool] = is_convolution) -> Features:
+def structure(space: SearchSpace, genes: Genes, layer: Callable[[str], bool] = is_layer) -> Features:
     """(n, f): how many operations of each label a graph has, then what `SHAPE` lists.
 
-    ``convolution`` says which labels are convolutions. Raises `Unsupported` for a space of more than 1,000 nodes, or
+    ``layer`` says which labels are layers. Raises `Unsupported` for a space of more than 1,000 nodes, or
     without graphs.
     """
     genes = np.asarray(genes, dtype=np.int8)
     labels = _labels(space)
-    counter = _Counter(space.most_nodes, len(genes), np.array([*map(convolution, labels), False]))
+    counter = _Counter(space.most_nodes, len(genes), np.array([*map(layer, labels), False]))
     result = np.empty((len(genes), len(labels) + len(SHAPE)), dtype=np.float32)
     for start in range(0, len(genes), counter.at_once):
         rows = slice(start, start + counter.at_once)
@@ -109,16 +113,16 @@ def _counts(graphs: Graphs) -> NDArray[np.int64]:
 class _Counter:
     """Follows the paths of graphs of at most ``most_nodes``, node by node, all graphs in one pass.
 
-    ``convolves`` (labels + 1,): which labels are convolutions, the last place is that of padding.
+    ``are_layers`` (labels + 1,): which labels are layers, the last place is that of padding.
     """
 
-    def __init__(self, most_nodes: int, count: int, convolves: Bools) -> None:
-        self._convolves = convolves
+    def __init__(self, most_nodes: int, count: int, are_layers: Bools) -> None:
+        self._are_layers = are_layers
         v, n = most_nodes, max(1, min(count, _CHUNK // most_nodes**2))
         self.at_once = n
         """Graphs looked at in one go, of ``count`` in all."""
         self._unit = v + 1
-        """What an edge adds to a number of which the rest counts convolutions: length decides, they break ties."""
+        """What an edge adds to a number of which the rest counts layers: length decides, they break ties."""
         self._top = self._unit * (v + 1)
         """Above every such number."""
         whole = np.int16 if self._top < np.iinfo(np.int16).max else np.int32
@@ -135,18 +139,18 @@ class _Counter:
         unit, top = self._unit, self._top
         edges, masks = self._edges[:v, :v, :n], self._masks[:v, :n]
         edges[...] = graphs.adjacency.transpose(1, 2, 0)
-        convolutions = self._convolves[graphs.operations.T].astype(masks.dtype)
-        # The longest path to a node, the shortest, the one of most and the one of fewest convolutions. What is to be
+        layers = self._are_layers[graphs.operations.T].astype(masks.dtype)
+        # The longest path to a node, the shortest, the one of most and the one of fewest layers. What is to be
         # least is taken from the top: so the best is always the greatest, and where no edge is it is 0.
         best, some_best = self._best[:, :v, :n], self._some_best[:, :v, :n]
         signs = np.array([[1], [-1], [1], [-1]], dtype=masks.dtype)
         lengths = np.array([[unit], [-unit], [0], [0]], dtype=masks.dtype)
-        best[::2, 0], best[1::2, 0] = convolutions[0], top - convolutions[0]
-        # The number of paths to a node, and the sum of their convolutions.
+        best[::2, 0], best[1::2, 0] = layers[0], top - layers[0]
+        # The number of paths to a node, and the sum of their layers.
         sums, some_sums = self._sums[:, :v, :n], self._some_sums[:, :v, :n]
-        sums[0, 0], sums[1, 0] = 1, convolutions[0]
+        sums[0, 0], sums[1, 0] = 1, layers[0]
         for node in range(1, v):
-            own = convolutions[node]
+            own = layers[node]
             # All bits where there is an edge, none where there is not.
             np.negative(edges[:node, node].view(np.int8), out=masks[:node])
             np.bitwise_and(best[:, :node], masks[:node], out=some_best[:, :node])
@@ -173,6 +177,6 @@ class _Counter:
                 most,
                 top - fewest,
                 total / ways,
-                convolutions.sum(axis=0) / np.maximum(most, 1),
+                layers.sum(axis=0) / np.maximum(most, 1),
             ]
         )

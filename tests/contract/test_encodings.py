@@ -15,7 +15,7 @@ from search_spaces.encoding import ENCODINGS, PaddedGraphs, adjacency, adjacency
 from search_spaces.paths import path, path_names
 from search_spaces.plugins import load
 from search_spaces.space import Genes, SearchSpace, Unsupported
-from search_spaces.structure import SHAPE, is_convolution, structure, structure_names
+from search_spaces.structure import SHAPE, is_layer, structure, structure_names
 from tests.spaces import CASES
 
 LISTED = 300
@@ -123,19 +123,19 @@ def test_adjacency_gives_the_graph_back(space: SearchSpace, genes: Genes, padded
 
 
 def measured(whole: nx.DiGraph) -> dict[str, float]:
-    """Every feature of structure, from how many paths there are of each length and number of convolutions."""
+    """Every feature of structure, from how many paths there are of each length and number of layers."""
     first, last = min(whole), max(whole)
-    convolutions = {node: int(is_convolution(label)) for node, label in whole.nodes(data="label")}
-    ways: dict[int, Counter[tuple[int, int]]] = {first: Counter({(0, convolutions[first]): 1})}
+    layers = {node: int(is_layer(label)) for node, label in whole.nodes(data="label")}
+    ways: dict[int, Counter[tuple[int, int]]] = {first: Counter({(0, layers[first]): 1})}
     for node in islice(nx.topological_sort(whole), 1, None):
         ways[node] = Counter()
         for feeder in whole.predecessors(node):
             for (length, passed), number in ways[feeder].items():
-                ways[node][length + 1, passed + convolutions[node]] += number
+                ways[node][length + 1, passed + layers[node]] += number
     paths = ways[last]
     if paths.total() <= LISTED and first != last:
         listed = nx.all_simple_paths(whole, first, last)
-        assert paths == Counter((len(each) - 1, sum(convolutions[node] for node in each)) for each in listed)
+        assert paths == Counter((len(each) - 1, sum(layers[node] for node in each)) for each in listed)
     longest, shortest = max(length for length, _ in paths), min(length for length, _ in paths)
     assert longest == nx.dag_longest_path_length(whole)
     assert shortest == nx.shortest_path_length(whole, first, last)
@@ -149,12 +149,12 @@ def measured(whole: nx.DiGraph) -> dict[str, float]:
         "log2_paths": math.log2(paths.total()),
         "longest_path": longest,
         "shortest_path": shortest,
-        "convolutions_on_longest_path": max(passed for length, passed in paths if length == longest),
-        "convolutions_on_shortest_path": min(passed for length, passed in paths if length == shortest),
-        "most_convolutions": most,
-        "fewest_convolutions": min(passed for _, passed in paths),
+        "layers_on_longest_path": max(passed for length, passed in paths if length == longest),
+        "layers_on_shortest_path": min(passed for length, passed in paths if length == shortest),
+        "most_layers": most,
+        "fewest_layers": min(passed for _, passed in paths),
         "effective_depth": sum(passed * number for (_, passed), number in paths.items()) / paths.total(),
-        "effective_width": sum(convolutions.values()) / max(most, 1),
+        "effective_width": sum(layers.values()) / max(most, 1),
     }
 
 

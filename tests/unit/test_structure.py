@@ -16,7 +16,7 @@ from search_spaces.nasbench201 import NasBench201
 from search_spaces.paths import path, path_names
 from search_spaces.plugins import load
 from search_spaces.space import Genes, Unsupported
-from search_spaces.structure import SHAPE, is_convolution, structure, structure_names
+from search_spaces.structure import SHAPE, is_layer, structure, structure_names
 
 CELLS = NasBench201(identity="row")
 
@@ -52,31 +52,31 @@ def test_a_cell_by_hand() -> None:
         "log2_paths": pytest.approx(np.log2(3)),
         "longest_path": 4,
         "shortest_path": 2,
-        "convolutions_on_longest_path": 2,
-        "convolutions_on_shortest_path": 1,
-        "most_convolutions": 2,
-        "fewest_convolutions": 1,
+        "layers_on_longest_path": 2,
+        "layers_on_shortest_path": 1,
+        "most_layers": 2,
+        "fewest_layers": 1,
         "effective_depth": pytest.approx(4 / 3),
         "effective_width": 1.5,
     }
 
 
-def test_what_counts_as_a_convolution_is_the_callers_to_say() -> None:
-    found = shape(CELLS, cell(MIXED), convolution=lambda label: label == "avg_pool_3x3")
-    assert (found["most_convolutions"], found["fewest_convolutions"]) == (1, 0)
+def test_what_counts_as_a_layer_is_the_callers_to_say() -> None:
+    found = shape(CELLS, cell(MIXED), layer=lambda label: label == "avg_pool_3x3")
+    assert (found["most_layers"], found["fewest_layers"]) == (1, 0)
     assert found["effective_depth"] == pytest.approx(1 / 3)
-    none = shape(CELLS, cell(MIXED), convolution=lambda label: False)
-    assert (none["most_convolutions"], none["effective_depth"], none["effective_width"]) == (0, 0, 0)
+    none = shape(CELLS, cell(MIXED), layer=lambda label: False)
+    assert (none["most_layers"], none["effective_depth"], none["effective_width"]) == (0, 0, 0)
 
 
-def test_ties_between_paths_are_broken_by_convolutions() -> None:
+def test_ties_between_paths_are_broken_by_layers() -> None:
     """Two paths of one operation: the shortest one has none, the longest has one."""
     found = shape(CELLS, cell("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"))
-    assert (found["longest_path"], found["convolutions_on_longest_path"], found["log2_paths"]) == (2, 0, 0)
+    assert (found["longest_path"], found["layers_on_longest_path"], found["log2_paths"]) == (2, 0, 0)
     text = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|skip_connect~1|skip_connect~2|"
     found = shape(CELLS, cell(text))
     assert found["longest_path"] == found["shortest_path"] == 3
-    assert (found["convolutions_on_longest_path"], found["convolutions_on_shortest_path"]) == (1, 0)
+    assert (found["layers_on_longest_path"], found["layers_on_shortest_path"]) == (1, 0)
 
 
 def test_what_is_dead_is_not_counted() -> None:
@@ -103,8 +103,8 @@ def test_more_paths_than_any_integer_holds() -> None:
     )
     found = shape(space, space.extremes()[:1])
     assert found["log2_paths"] == 240
-    assert found["most_convolutions"] == found["convolutions_on_longest_path"] == 256
-    assert found["fewest_convolutions"] == found["convolutions_on_shortest_path"] == 16
+    assert found["most_layers"] == found["layers_on_longest_path"] == 256
+    assert found["fewest_layers"] == found["layers_on_shortest_path"] == 16
     # On average every second block is on a path, beside the sixteen that cannot be skipped.
     assert found["effective_depth"] == 16 + 120
     assert (found["longest_path"], found["shortest_path"]) == (259, 19)
@@ -114,14 +114,18 @@ def test_more_paths_than_any_integer_holds() -> None:
     ("labels", "expected"),
     [
         ("nor_conv_1x1 nor_conv_3x3 sep_conv_3x3 dil_conv_5x5 conv3x3 conv1x1-bn-relu conv3x3-bn-relu", True),
-        ("mb6_k5 mb1_k3 k3_e6 k7 gcn gat block double_halve", True),
-        ("input input_224 output stem first none skip skip_connect identity fc attention_3 mlp_4 embed_192", False),
-        ("avg_pool_3x3 max_pool_3x3 maxpool3x3 kernel=3 block2.kernel=5 k keep", False),
+        ("mb6_k5 mb1_k3 k3_e6 k7 gcn gat block double_halve bottleneck_k3_e0.25_w0.65", True),
+        ("attention_3 masked_4 cross_8 mlp_3.5 ffn_2048 fc", True),
+        (
+            "input input_224 output stem first none skip skip_connect identity embed_192 source_512 normal.c_{k-2}",
+            False,
+        ),
+        ("avg_pool_3x3 max_pool_3x3 maxpool3x3 kernel=3 block2.kernel=5 k keep factor across", False),
     ],
 )
-def test_which_labels_are_convolutions(labels: str, expected: bool) -> None:
+def test_which_labels_are_layers(labels: str, expected: bool) -> None:
     for label in labels.split():
-        assert is_convolution(label) is expected, label
+        assert is_layer(label) is expected, label
 
 
 @pytest.mark.parametrize("plugin", benchmark.SPACES)
