@@ -37,12 +37,13 @@ def one_hot_names(space: SearchSpace) -> list[str]:
 
 
 def once_for_all(space: SearchSpace, genes: Genes) -> Features:
-    """(n, f), what Once-for-All's predictor of accuracy reads (Cai et al., ICLR 2020).
+    """(n, f), what Once-for-All's predictors of accuracy read (Cai et al., ICLR 2020).
 
-    The one-hot kernel of each block, then the one-hot expansion of each block, all zero for a block that the depth
-    cuts off, then the one-hot resolution: 128 features for 20 blocks of three kernels and three expansions at eight
-    resolutions. (The package's later encoder has the resolution first.) Raises `Unsupported` for a space whose choices
-    are not just the kernels, expansions, depths and the resolution of a mobile network.
+    Of mobile networks the one-hot kernel of each block, then the one-hot expansion of each block, both all zero for a
+    block that the depth cuts off, then the one-hot resolution: 128 features for 20 blocks of three kernels and three
+    expansions at eight resolutions. Of residual networks resolution, depth of the stem, widths and the expansion of
+    each block, as in the published package (which later has the resolution of mobile networks first as well). Raises
+    `Unsupported` for a space that has other choices than these.
     """
     return _one_hot(space, genes, _once_for_all(space))
 
@@ -169,14 +170,18 @@ def _one_hot_names(space: SearchSpace, chosen: Iterable[int]) -> list[str]:
 
 def _once_for_all(space: SearchSpace) -> list[int]:
     """The columns of genes that `once_for_all` shows, in its order."""
-    kinds = [choice.name.rpartition(".")[2] for choice in space.choices]
-    columns = {kind: [i for i, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)}
-    if columns.keys() != {"resolution", "depth", "kernel", "expand"}:
-        raise Unsupported(
-            "Once-for-All encodes kernels, expansions, depths and the resolution of a mobile network; "
-            f"{space.name} has choices of {', '.join(list(columns)[:8])}"
-        )
-    return [*columns["kernel"], *columns["expand"], *columns["resolution"]]
+    columns: dict[str, list[int]] = {}
+    for column, choice in enumerate(space.choices):
+        columns.setdefault(choice.name.rpartition(".")[2], []).append(column)
+    if columns.keys() == {"resolution", "depth", "kernel", "expand"}:
+        return [*columns["kernel"], *columns["expand"], *columns["resolution"]]
+    if columns.keys() == {"resolution", "depth", "width", "expand"}:
+        stem = [column for column in columns["depth"] if space.choices[column].name == "stem.depth"]
+        return [*columns["resolution"], *stem, *columns["width"], *columns["expand"]]
+    raise Unsupported(
+        "Once-for-All encodes kernels, widths, expansions, depths and the resolution of mobile or residual networks; "
+        f"{space.name} has choices of {', '.join(list(columns)[:8])}"
+    )
 
 
 def _nodes(space: SearchSpace) -> tuple[tuple[str, ...], tuple[NDArray[np.intp], NDArray[np.intp]]]:

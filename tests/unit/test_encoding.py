@@ -20,6 +20,7 @@ from search_spaces.encoding import (
 )
 from search_spaces.mobilenetv3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
+from search_spaces.resnet50 import ResNet50
 from search_spaces.space import Unsupported
 
 SPACE = MobileNetV3(
@@ -112,9 +113,32 @@ def test_once_for_all_is_what_its_predictor_reads() -> None:
     )
 
 
-def test_once_for_all_is_for_mobile_networks() -> None:
+def test_once_for_all_of_residual_networks() -> None:
+    """Resolution, whether the stem has its block, six widths, the expansions of 18 blocks."""
+    space = ResNet50(resolutions=[128, 224])
+    genes = space.sample(20, np.random.default_rng(0))
+    features, names = once_for_all(space, genes), once_for_all_names(space)
+    assert features.shape == (20, 2 + 2 + 6 * 3 + 18 * 3)
+    assert [names[i] for i in (0, 2, 4, 7, 10, 22)] == [
+        "resolution=128",
+        "stem.depth=0",
+        "stem.first.width=0.65",
+        "stem.last.width=0.65",
+        "stage1.width=0.65",
+        "stage1.block1.expand=0.2",
+    ]
+    blocks = sum(
+        genes[:, i]
+        for i, choice in enumerate(space.choices)
+        if choice.name.startswith("stage") and ".depth" in choice.name
+    )
+    np.testing.assert_array_equal(features[:, 22:].sum(axis=1), 2 + 2 + 4 + 2 + blocks)
+    np.testing.assert_array_equal(features[:, 2:4].argmax(axis=1), genes[:, 1])
+
+
+def test_once_for_all_is_for_its_own_networks() -> None:
     for space in (NasBench201(), Declared(choices=[{"name": "block.kernel", "options": [3, 5]}])):
-        with pytest.raises(Unsupported, match="kernels, expansions, depths and the resolution"):
+        with pytest.raises(Unsupported, match="kernels, widths, expansions"):
             once_for_all(space, space.extremes())
 
 
