@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from search_spaces import drawing
 from service.core.errors import Invalid
 from service.core.metrics import Scope
 from service.core.metrics import metric as known_metric
 from service.core.objectives import ANALYTIC
-from service.dashboard import diagram, findings
+from service.dashboard import findings
 from service.db import confirmations, front, jobs, searches, supernets, trials
 from service.wire.base import Json
 from service.wire.searches import SearchOut, TrialCounts
@@ -161,6 +162,19 @@ def trials_part(s: Session, study: StudyOut, size: int, token: str | None) -> di
     }
 
 
-def drawn(graph: Json) -> diagram.Diagram | None:
+@dataclass(frozen=True, slots=True)
+class Diagram:
+    """A graph as an SVG element, with what is said below it. ``skips`` and ``ports``: whether it has such."""
+
+    svg: str
+    title: str
+    skips: bool
+    ports: bool
+
+
+def drawn(graph: Json) -> Diagram | None:
     """The diagram of a graph; None of an empty one."""
-    return diagram.diagram(graph) if graph.get("nodes") else None
+    if not graph.get("nodes"):
+        return None
+    made = drawing.drawn(graph["nodes"], graph["edges"])
+    return Diagram(drawing.svg(made, name="diagram", styled=False), made.title, bool(made.skips), bool(made.ports))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.core.objectives import Direction
-from service.dashboard import findings, formats
-from service.dashboard.diagram import diagram
+from service.dashboard import findings, formats, views
 from service.wire.searches import RankAudit
 from service.wire.studies import ObjectiveOut
 
@@ -65,23 +64,10 @@ def test_names_and_times_are_for_people() -> None:
     assert formats.config_summary({}) == ""
 
 
-def test_a_chain_with_residual_blocks_is_folded_into_rows() -> None:
-    count, passes = 22, {4, 5, 9, 20}
-    edges = [[a, b] for a in range(count) for b in range(a + 1, count) if set(range(a + 1, b)) <= passes]
-    drawn = diagram({"nodes": [f"mb3_k{i % 3}" for i in range(count)], "edges": edges})
-    assert len(drawn.skips) == len(drawn.sums) == 4
-    assert len(drawn.paths) == count - 1
-    assert len({box.y for box in drawn.boxes}) == 3
-    assert all(box.x >= 0 and box.x + box.width <= drawn.width for box in drawn.boxes)
-    assert all(box.y >= 0 and box.y + box.height <= drawn.height for box in drawn.boxes)
-    assert "4 of them with a skip connection" in drawn.description
-
-
-def test_any_other_graph_is_drawn_edge_by_edge() -> None:
-    edges = [[0, 1], [0, 2], [0, 3], [1, 4], [2, 4], [3, 4], [0, 4]]
-    drawn = diagram({"nodes": ["input", "conv_3x3", "conv_1x1", "skip", "output"], "edges": edges})
-    assert len(drawn.paths) == len(edges)
-    assert not drawn.skips
-    places = {(box.x, box.y) for box in drawn.boxes}
-    assert len(places) == 5
-    assert diagram({"nodes": ["only"], "edges": []}).boxes
+def test_diagrams_say_what_their_lines_mean() -> None:
+    chain = views.drawn({"nodes": ["input", "conv_3x3", "output"], "edges": [[0, 1], [0, 2], [1, 2]]})
+    assert chain is not None
+    assert (chain.title, chain.skips) == ("A chain of 3 operations, 1 of them with a skip connection", True)
+    assert chain.svg.count('class="node') == 3
+    assert "<style>" not in chain.svg, "the page has its own colours"
+    assert views.drawn({"nodes": [], "edges": []}) is None
