@@ -7,8 +7,8 @@ The defaults are the published super-network: 2·10^12 networks at each of 25 re
 
 Equivalences united under ``identity="function"``: expansions of blocks that the depth cuts off; widths, and expansions
 at the width of their stage, that are rounded to the same number of channels (the first stands for all; in the published
-space 0.65 and 0.8 in the stem's first convolution). Complete, up to the order of channels: two different canonical rows
-have layers of other shapes.
+space 0.65 and 0.8 in the stem's first convolution). Complete: two different canonical rows differ in the size of their
+images or in the shapes of their layers.
 
 Notation: Once-for-All's, see `search_spaces.ofa`: ``d``, of the stem (0 without its residual convolution) and of each
 stage, counted beyond its least depth; ``e``, of all blocks; ``w``, the ranks of the widths of the stem's first and last
@@ -193,9 +193,9 @@ class ResNet50(SearchSpace):
         return self._rows.places + 5
 
     def graphs(self, genes: Genes) -> Graphs:
-        """Nodes ``input_RESOLUTION``; ``conv_wWIDTH``, perhaps ``residual``, and ``conv_wWIDTH`` of the stem; per stage
-        a ``projected_eEXPANSION_wWIDTH`` and a ``bottleneck_…`` for each block behind it; ``output``. Widths and
-        expansions are those of the canonical row.
+        """Nodes ``input_RESOLUTION``; ``conv3x3_wWIDTH``, perhaps ``residual_conv3x3``, and ``conv3x3_wWIDTH`` of the
+        stem; per stage a ``projected_k3_eEXPANSION_wWIDTH`` and a ``bottleneck_k3_…`` for each block behind it;
+        ``output``. Widths and expansions are those of the canonical row.
 
         A node reads the sum of the nodes that feed it, so the shortcut of the stem is an edge past its convolution. The
         shortcut of a block is part of its node: a ReLU stands behind the sum.
@@ -203,10 +203,10 @@ class ResNet50(SearchSpace):
         genes = self.canonical(genes)
         get, rows, n = self.options, self._rows, len(genes)
         inputs = [f"input_{side}" for side in get["resolutions"]]
-        convs = [f"conv_w{width:g}" for width in get["width_mults"]]
+        convs = [f"conv3x3_w{width:g}" for width in get["width_mults"]]
         pairs = list(product(get["width_mults"], get["expansions"]))
-        kinds = [f"{kind}_e{e:g}_w{w:g}" for kind in ("projected", "bottleneck") for w, e in pairs]
-        labels = (*inputs, *convs, "residual", *kinds, "output")
+        kinds = [f"{kind}_k3_e{e:g}_w{w:g}" for kind in ("projected", "bottleneck") for w, e in pairs]
+        labels = (*inputs, *convs, "residual_conv3x3", *kinds, "output")
         conv, block = len(inputs), len(inputs) + len(convs) + 1
         wide = rows.stage_widths(genes)[:, rows.stage].astype(np.int16)
         blocks = wide * len(get["expansions"]) + rows.expansions(genes) + len(pairs) * (rows.block > 0)

@@ -11,7 +11,7 @@ import pytest
 
 from search_spaces.mobilenetv3 import MobileNetV3, scaled
 from search_spaces.networks.layout import divisible
-from search_spaces.space import InvalidSpace, distinct
+from search_spaces.space import InvalidArchitecture, InvalidSpace, distinct
 from tests.shared import SHARED, needs_shared
 
 STAGES, DEPTH = 5, 4
@@ -52,10 +52,43 @@ def test_costs_are_the_published_ones() -> None:
         published(json.loads(ks), json.loads(e), json.loads(d), resolution)
         for ks, e, d, resolution in zip(table["ks"], table["e"], table["d"], table["resolution"], strict=True)
     ]
+    assert len(configs) == 1819
     space = MobileNetV3()
     costs = space.cost(space.from_configs(configs))
     np.testing.assert_allclose(costs["params"] / 1e6, table["params_m"], rtol=1e-6)
     np.testing.assert_allclose(costs["macs"] / 1e6, table["macs_m"], rtol=1e-6)
+
+
+@needs_shared
+def test_the_architectures_of_the_latency_table_are_rows() -> None:
+    """5,000 sub-networks in Once-for-All's notation, all different; written as they were read."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(SHARED / "data/ofa_mbv3/latency_devices.parquet").to_pydict()
+    texts = [
+        f'{{"ks": {ks}, "e": {e}, "d": {d}, "image_size": {resolution}}}'
+        for ks, e, d, resolution in zip(table["ks"], table["e"], table["d"], table["resolution"], strict=True)
+    ]
+    space = MobileNetV3()
+    genes = space.from_notation(texts)
+    assert space.valid(genes).all()
+    assert len(set(space.keys(genes))) == len(texts) == 5000
+    assert space.notation(genes) == texts
+
+
+def test_notation_is_once_for_alls() -> None:
+    space = MobileNetV3()
+    good: dict[str, Any] = {"ks": [5, 7, 0, 0] * STAGES, "e": [6, 4, 0, 0] * STAGES, "d": [2] * 5, "image_size": 160}
+    config = space.to_configs(space.from_notation([json.dumps(good)]))[0]
+    assert config == published(good["ks"], good["e"], good["d"], 160)
+    for wrong, message in (
+        (good | {"d": [2] * 6}, "d must be a list of 5"),
+        (good | {"d": [2, 2, 2, 2, 3]}, r"ks\[18\] is 0"),
+        (good | {"e": [6, 5, 0, 0] * STAGES}, r"e\[1\] is 5"),
+        (good | {"image_size": 100}, "image_size is 100"),
+        (list(good), "must be an object of"),
+    ):
+        with pytest.raises(InvalidArchitecture, match=f"^row 0: notation: {message}"):
+            space.from_notation([json.dumps(wrong)])
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
