@@ -2,8 +2,8 @@
 
 Elastic are the depth, the embedding's dimension, the same in all blocks, and in each block the number of heads and the
 ratio of the hidden layer to the embedding. Queries, keys and values have a fixed dimension per head. The defaults are
-the published space "tiny" on ImageNet; `SMALL` and `BASE` are the options of the two others. Of all three the base
-space is by far the largest: 9^17 rows, the 1.7·10^16 of the paper, which are 6.2·10^15 architectures.
+the published space "tiny" on ImageNet; `SMALL` and `BASE` are the options of the two others. The base space has
+9^17 = 1.67·10^16 rows, as many as the paper counts, and they are 6.2·10^15 architectures; of "tiny" there are 1.1·10^9.
 
 Equivalences united under ``identity="function"``: choices of blocks that the depth cuts off.
 

@@ -61,7 +61,7 @@ class Tokens(SelfInitialised):
         self.pos_embed.copy_(sinusoids(places, self.pos_embed.shape[2]) * (2**0.5 * _SPREAD))
 
     def forward(self, patches: Tensor) -> Tensor:
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
 
 
 class Block(nn.Module):

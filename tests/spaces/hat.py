@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-TINY_TRANSLATOR = {
+TINY_TRANSLATOR: dict[str, Any] = {
     "source_vocabulary": 9,
     "target_vocabulary": 9,
     "source_length": 3,

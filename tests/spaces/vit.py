@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces.vit import scaled
 
-TINY_TRANSFORMER = {
+TINY_TRANSFORMER: dict[str, Any] = {
     "in_channels": 2,
     "classes": 3,
     "side": 4,
