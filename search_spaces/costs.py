@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Genes, IntArray
+from search_spaces.space import Genes, IntArray, InvalidSpace
 
 _CHUNK = 8192
 """Rows whose costs are looked up at once: their indices stay in the cache."""
@@ -30,7 +30,8 @@ class CostTables:
 
     ``places`` are the parts that may stand at each place, one per setting, and the sides of their inputs,
     (resolutions,); places may differ in how many they have. The setting after a place's last leaves it empty.
-    ``fixed_params`` and ``fixed_macs`` (resolutions,) are of what is the same in all networks.
+    ``fixed_params`` and ``fixed_macs`` (resolutions,) are of what is the same in all networks. Raises `InvalidSpace` if
+    there are networks of more MACs than a 64-bit integer holds.
     """
 
     def __init__(
@@ -39,6 +40,11 @@ class CostTables:
         fixed_params: int = 0,
         fixed_macs: IntArray | int = 0,
     ) -> None:
+        # In Python's integers, which do not overflow.
+        largest = [(parts, np.array([int(sides.max())], dtype=object)) for parts, sides in places]
+        most = sum(max(int(part.macs(side)[0]) for part in parts) for parts, side in largest)
+        if most + int(np.max(fixed_macs)) > np.iinfo(np.int64).max:
+            raise InvalidSpace("the largest network has more MACs than can be counted", "resolutions")
         self._fixed_params = fixed_params
         self._fixed_macs = np.broadcast_to(np.asarray(fixed_macs, dtype=np.int64), places[0][1].shape)
         self._params = np.array([cost for parts, _ in places for cost in (*(part.params for part in parts), 0)])

@@ -65,7 +65,7 @@ class Rows:
         self._expand = self._starts[self.stage] + 2 + self.block
         """(places,): columns of the expansions."""
         # Which option stands for each.
-        self._same_stem = _first(self.stem), _first(self.stem_middle)
+        self._same_stem = {STEM_FIRST: _first(self.stem_middle), STEM_LAST: _first(self.stem)}
         self._same_width = np.stack([_first(widths) for widths in self.widths])
         self._same_middle = np.stack([np.stack([_first(row) for row in rows]) for rows in self.middles])
 
@@ -108,8 +108,8 @@ class Rows:
     def merge(self, genes: Genes) -> Genes:
         """Rows with the option that stands for each width and expansion. What is inactive is 0, and stays."""
         result = genes.copy()
-        last, first = self._same_stem
-        result[:, STEM_FIRST], result[:, STEM_LAST] = first[genes[:, STEM_FIRST]], last[genes[:, STEM_LAST]]
+        for column, same in self._same_stem.items():
+            result[:, column] = same[genes[:, column]]
         widths = self.stage_widths(genes)
         result[:, self._starts + 1] = self._same_width[np.arange(self.stages), widths]
         expansions = self.expansions(genes)
@@ -121,13 +121,13 @@ class Rows:
     def cardinality(self, allowed: Bools) -> int:
         """Architectures that the restriction leaves; rows under identity="row"."""
         free = int(allowed[0].sum()) * int(allowed[STEM_RESIDUAL].sum())
-        for column in (STEM_FIRST, STEM_LAST):
+        for column in self._same_stem:
             free *= len(self.stem_options(allowed, column))
         return free * math.prod(sum(map(sum, ways)) for ways in self._ways(allowed))
 
     def stem_options(self, allowed: Bools, column: int) -> NDArray[np.intp]:
         """The options of a width of the stem that a restriction leaves and that stand for an architecture."""
-        same = self._same_stem[column == STEM_FIRST]
+        same = self._same_stem[column]
         return np.flatnonzero(self._stands(same) & allowed[column, : len(same)])
 
     def usable(self, allowed: Bools) -> tuple[Bools, Bools, Bools]:
@@ -147,7 +147,7 @@ class Rows:
         A depth and a width are as likely as the number of networks they have.
         """
         count, (_, _, inside) = len(genes), self.usable(allowed)
-        for column in (STEM_FIRST, STEM_LAST):
+        for column in self._same_stem:
             options = self.stem_options(allowed, column)
             if len(options):
                 genes[:, column] = rng.choice(options, size=count)

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
     from search_spaces.supernets.supernet import Supernet
 
+_MOST = 8
+"""Expansions, and widths: what the first block of a stage costs is listed for each two widths and expansion."""
+
 
 @final
 class ResNet50(SearchSpace):
@@ -91,8 +94,8 @@ class ResNet50(SearchSpace):
             "classes": check.integer("classes", classes, most=MAX_CLASSES),
             "resolutions": check.many("resolutions", resolutions, check.integer, most=MAX_OPTIONS, distinct=True),
             "depths": check.many("depths", depths, _extra, distinct=True),
-            "expansions": check.many("expansions", expansions, check.number, distinct=True),
-            "width_mults": check.many("width_mults", width_mults, check.number, distinct=True),
+            "expansions": check.many("expansions", expansions, check.number, most=_MOST, distinct=True),
+            "width_mults": check.many("width_mults", width_mults, check.number, most=_MOST, distinct=True),
             "stage_widths": widths,
             "stage_strides": check.many("stage_strides", stage_strides, check.integer, length=len(widths)),
             "stage_depths": check.many("stage_depths", stage_depths, check.small, length=len(widths)),

@@ -120,6 +120,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"width_mult": float("nan")}, "width_mult"),
     ({"width_mult": "1"}, "width_mult"),
     ({"identity": "rows"}, "identity"),
+    (
+        {"resolutions": [4096], "stem_stride": 1, "stage_strides": [1] * 5, "stage_widths": [4096] * 5, "width_mult": 8}
+        | {"expansions": [16], "kernels": [31], "depths": [16]},
+        "resolutions",
+    ),
 ]
 
 

@@ -226,7 +226,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stage_widths": [256]}, "stage_strides"),
     ({"stage_depths": [2, 2, 4]}, "stage_depths"),
     ({"stage_depths": [0, 2, 4, 2]}, "stage_depths"),
+    ({"width_mults": [each / 10 for each in range(1, 10)]}, "width_mults"),
     ({"pool_stride": 0}, "pool_stride"),
+    (
+        {"resolutions": [4096], "expansions": [8], "width_mults": [8], "stem_stride": 1, "pool_stride": 1}
+        | {"stage_strides": [1] * 4},
+        "resolutions",
+    ),
     ({"resolutions": list(range(1, 129))}, "resolutions"),
     ({"identity": "rows"}, "identity"),
 ]
