@@ -93,7 +93,6 @@ def _pruned(codes: Codes, vertices: int) -> tuple[Codes, Codes]:
     for vertex in range(last, 0, -1):
         used |= feeding[vertex] * ((used >> vertex) & 1)
     alive = fed & used
-    alive *= alive >> last
     kept = _labels_left(vertices)[(alive >> 1) & ((1 << (vertices - 2)) - 1), codes & _LABELS]
     for vertex in range(1, vertices):
         read = feeding[vertex] & alive

@@ -74,7 +74,8 @@ class NasBench101(SearchSpace):
 
     Options, all JSON; the defaults are the published cells and their networks for CIFAR-10:
 
-    - ``max_vertices`` (3 to 7), input and output included; ``max_edges``, of those on paths from input to output.
+    - ``max_vertices`` (3 to 7), input and output included; ``max_edges`` (1 to 21), of those on paths from input to
+      output. All classes are listed at first use; without a limit that is 19 million, a second and 80 MB.
     - ``in_channels``, ``classes``: of the data set. ``resolution``: side of the images in pixels.
     - ``channels``: of the first stack; each further stack doubles them and halves the resolution.
     - ``stacks``; ``cells`` in each.
@@ -203,11 +204,10 @@ class NasBench101(SearchSpace):
         number = rng.integers(ends[-1], size=count) if len(ends) else np.empty(0, dtype=np.int64)
         chosen = np.searchsorted(ends, number, side="right")
         genes, shown = dags.unpack(bare[chosen], self._vertices), self._inner(alive[chosen])
-        # The rest of the number says which of the rows with these edges.
-        rest = ends[chosen] - 1 - number
+        # As many numbers in a row as there are rows with these edges: each stands for another one.
         for vertex, allowed in enumerate(self._operations_allowed):
             options = np.flatnonzero(allowed)
-            rest, digit = np.divmod(rest, np.where(shown[:, vertex], len(options), LABELS))
+            number, digit = np.divmod(number, np.where(shown[:, vertex], len(options), LABELS))
             genes[:, len(self._edges) + vertex] = np.where(shown[:, vertex], options[digit % len(options)], digit)
         return genes
 
