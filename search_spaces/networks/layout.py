@@ -32,6 +32,8 @@ class Block:
     expands: bool = True
     shortcut: bool = True
     """Whether the input may be added to the output, where shapes allow."""
+    groups: int = 1
+    """Groups of the 1×1 convolutions; if there are several, channels are shuffled behind the first of them."""
 
     @property
     def residual(self) -> bool:
@@ -41,9 +43,9 @@ class Block:
     @property
     def params(self) -> int:
         """Weights and biases, those of batch norm included."""
-        count = self.middle * self.kernel**2 + self.middle * self.outputs + 2 * self.middle + 2 * self.outputs
+        count = self._weights_behind + 2 * self.middle + 2 * self.outputs
         if self.expands:
-            count += self.inputs * self.middle + 2 * self.middle
+            count += self.inputs * self.middle // self.groups + 2 * self.middle
         if self.squeezed:
             count += 2 * self.middle * self.squeezed + self.squeezed + self.middle
         return count
@@ -51,10 +53,40 @@ class Block:
     def macs(self, sides: IntArray) -> IntArray:
         """(n,) multiply-accumulates of the convolutions, for square inputs of these sides in pixels, (n,)."""
         after = -(-sides // self.stride)
-        count = after**2 * (self.middle * self.kernel**2 + self.middle * self.outputs)
+        count = after**2 * self._weights_behind
         if self.expands:
-            count = count + sides**2 * (self.inputs * self.middle)
+            count = count + sides**2 * (self.inputs * self.middle // self.groups)
         return count + 2 * self.middle * self.squeezed
+
+    @property
+    def _weights_behind(self) -> int:
+        """Of the depthwise convolution and of the one behind it."""
+        return self.middle * self.kernel**2 + self.middle * self.outputs // self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A layer that is left out; where the shape changes, a 1×1 convolution with batch norm does that."""
+
+    inputs: int
+    outputs: int
+    stride: int
+    activation: str = ""
+    """Behind the batch norm; none if empty."""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the shape changes."""
+        return self.stride > 1 or self.inputs != self.outputs
+
+    @property
+    def params(self) -> int:
+        """Weights and biases, those of batch norm included."""
+        return self.inputs * self.outputs + 2 * self.outputs if self.convolves else 0
+
+    def macs(self, sides: IntArray) -> IntArray:
+        """(n,) multiply-accumulates, for square inputs of these sides in pixels, (n,)."""
+        return (-(-sides // self.stride)) ** 2 * (self.inputs * self.outputs * self.convolves)
 
 
 @dataclass(frozen=True, slots=True)

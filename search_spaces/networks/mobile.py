@@ -24,14 +24,16 @@ class Residual(nn.Module):
 
 
 class Bottleneck(nn.Sequential):
-    """Expansion, depthwise convolution with optional squeeze-and-excitation, projection."""
+    """Expansion, depthwise convolution with optional squeeze-and-excitation, projection; shuffled if in groups."""
 
     def __init__(self, block: Block, device: Device = None) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if block.expands:
             layers["inverted_bottleneck"] = conv_layer(
-                block.inputs, block.middle, activation=block.activation, device=device
+                block.inputs, block.middle, groups=block.groups, activation=block.activation, device=device
             )
+        if block.groups > 1:
+            layers["shuffle"] = Shuffle(block.groups)
         layers["depth_conv"] = conv_layer(
             block.middle,
             block.middle,
@@ -43,8 +45,19 @@ class Bottleneck(nn.Sequential):
         )
         if block.squeezed:
             layers["depth_conv"].add_module("se", Squeeze(block.middle, block.squeezed, device))
-        layers["point_linear"] = conv_layer(block.middle, block.outputs, device=device)
+        layers["point_linear"] = conv_layer(block.middle, block.outputs, groups=block.groups, device=device)
         super().__init__(layers)
+
+
+class Shuffle(nn.Module):
+    """Channels in another order: the first of each group, then the second of each (Zhang et al., CVPR 2018)."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self._groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), self._groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 class Squeeze(nn.Module):
