@@ -53,7 +53,9 @@ def row_of(space: MobileNetV3, subnet: dict[str, Any]) -> Genes:
 def test_sub_networks_give_the_published_logits() -> None:
     space, weights, images, subnets = once_for_all()
     supernet = space.supernet().eval()
+    assert set(supernet.state_dict()) == set(weights)
     supernet.load_state_dict(weights)
+    assert len(subnets) == 5
     for subnet in subnets:
         row, expected = row_of(space, subnet), torch.tensor(subnet["logits"])
         network = supernet.extract(row)
