@@ -44,13 +44,13 @@ class Network(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         layout = self.layout
         keep = (source != PAD)[:, None, None, :]
-        x = _embedded(source, self.source_embedding, layout.encoder_width, layout.encoder_span)
+        x = embedded(source, self.source_embedding, layout.encoder_width, layout.encoder_span)
         memory = []
         for layer in self.encoder:
             x = layer(x, keep)
             memory.append(x)
         table = self.source_embedding if self.target_embedding is None else self.target_embedding
-        y = _embedded(target, table, layout.decoder_width, layout.decoder_span)
+        y = embedded(target, table, layout.decoder_width, layout.decoder_span)
         for layer in self.decoder:
             y = layer(y, memory, keep)
         weight = table.weight[:, : layout.decoder_width] if self.output is None else self.output.weight
@@ -126,7 +126,7 @@ class CrossAttention(nn.Module):
         return self.out_proj(attend(self.q_proj(y), k, v, self.heads, keep=keep))  # type: ignore[no-any-return]
 
 
-def _embedded(tokens: Tensor, table: nn.Embedding, width: int, span: int) -> Tensor:
+def embedded(tokens: Tensor, table: nn.Embedding, width: int, span: int) -> Tensor:
     """(n, t) → (n, t, width): embeddings scaled by √width, and positions, counted without padding."""
     there = tokens != PAD
     positions = there.cumsum(dim=1) + PAD

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.hat import IWSLT, MEASURED, Hat
 from search_spaces.networks.attention import sinusoids
-from search_spaces.networks.hat import PAD, Network
+from search_spaces.networks.hat import PAD, Network, embedded
 from search_spaces.networks.initialise import initialise
 from search_spaces.space import Genes, InvalidArchitecture, InvalidSpace, Unsupported
 from search_spaces.translators import FEATURES
@@ -262,6 +262,17 @@ def test_layers_are_torchs_own(shared: bool) -> None:
             y = decoder(y, torch.cat(memory[::-1][:layers], dim=1), tgt_mask=later)
         expected = y @ (table if shared else parts["output.weight"]).T
         torch.testing.assert_close(network(source, target), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_are_embedded_as_published() -> None:
+    """Scaled by the root of the width in use; the first of the widest width's sinusoids; nothing for padding."""
+    table = nn.Embedding(9, 8, PAD)
+    sentence = torch.tensor([[PAD, 5, 7, PAD, 5]])
+    x = embedded(sentence, table, 6, 8)
+    marks = sinusoids(torch.tensor([PAD + 1, PAD + 2, PAD + 3]), 8)
+    expected = table.weight[[5, 7, 5], :6] * 6**0.5 + marks[:, :6]
+    torch.testing.assert_close(x[0, [1, 2, 4]], expected)
+    assert (x[0, [0, 3]] == 0).all()
 
 
 def test_padding_is_not_read_and_no_target_reads_ahead() -> None:
