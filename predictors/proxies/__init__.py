@@ -1,6 +1,6 @@
 """Zero-cost proxies: scores of untrained networks. Imports no torch until a network is scored."""
 
 from predictors.proxies.measure import measure
-from predictors.proxies.proxy import NotDefined, Proxy, Undefined
+from predictors.proxies.proxy import About, NotDefined, Proxy, Undefined, catalogue
 
-__all__ = ["NotDefined", "Proxy", "Undefined", "measure"]
+__all__ = ["About", "NotDefined", "Proxy", "Undefined", "catalogue", "measure"]

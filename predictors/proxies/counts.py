@@ -5,22 +5,26 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, final
 
-from predictors.proxies.proxy import Proxy
+from predictors.proxies.proxy import About, Proxy
 
 if TYPE_CHECKING:
-    from predictors.proxies.signals import LayerCall, Signals
+    from predictors.proxies.calls import LayerCall
+    from predictors.proxies.signals import Signals
 
 
 @final
 class Params(Proxy):
     """The number of parameters of the network, biases and affine parameters included, shared ones once."""
 
-    name = "params"
-    paper = "a count; the baseline of White et al., A Deeper Look at Zero-Cost Proxies, ICLR Blog Track 2022"
-    formula = "number of parameters"
-    needs = frozenset(())
-    direction = "higher"
-    failure = "Says nothing among networks of one size."
+    about = About(
+        name="params",
+        title="Parameters",
+        paper="a count; the baseline of White et al., A Deeper Look at Zero-Cost Proxies, ICLR Blog Track 2022",
+        formula="number of parameters",
+        needs=frozenset(()),
+        failure="Says nothing among networks of one size.",
+        unit="parameters",
+    )
 
     def score(self, signals: Signals) -> float:
         """Exact; defined for every network."""
@@ -35,12 +39,15 @@ class Macs(Proxy):
     biases, normalisation and pooling count nothing, nor does a product that is no layer (attention).
     """
 
-    name = "macs"
-    paper = "a count; the baseline of White et al., A Deeper Look at Zero-Cost Proxies, ICLR Blog Track 2022"
-    formula = "sum over layer calls of outputs × inputs per output"
-    needs = frozenset(("forward",))
-    direction = "higher"
-    failure = "Says nothing among networks of one cost."
+    about = About(
+        name="macs",
+        title="MACs",
+        paper="a count; the baseline of White et al., A Deeper Look at Zero-Cost Proxies, ICLR Blog Track 2022",
+        formula="sum over layer calls of outputs × inputs per output",
+        needs=frozenset(("forward",)),
+        failure="Says nothing among networks of one cost.",
+        unit="MACs",
+    )
 
     def score(self, signals: Signals) -> float:
         """Exact; defined for every network that runs on one image."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from predictors.proxies.proxy import NotDefined, Proxy
+from predictors.proxies.proxy import About, NotDefined, Proxy
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
@@ -19,15 +19,15 @@ class GradSign(Proxy):
     nothing, and the score then is the definition's.
     """
 
-    name = "gradsign"
-    paper = "Zhang & Jia, GradSign: Model Performance Inference with Theoretical Insights, ICLR 2022"
-    formula = "sum over weights of |sum over images of sign(gradient of the image's cross-entropy)|"
-    needs = frozenset(("forward", "backward", "labels"))
-    direction = "higher"
-    failure = (
-        "Grows with the number of weights. Undefined where batch norm is left one position, where the output does not "
-        "depend on the image, and where gradients are zero by structure, as upstream of batch norm that is averaged "
-        "without an activation in between."
+    about = About(
+        name="gradsign",
+        title="GradSign",
+        paper="Zhang & Jia, GradSign: Model Performance Inference with Theoretical Insights, ICLR 2022",
+        formula="sum over weights of |sum over images of sign(gradient of the image's cross-entropy)|",
+        needs=frozenset(("forward", "backward", "labels")),
+        failure="Grows with the number of weights. Undefined where batch norm is left one position, where the output "
+        "does not depend on the image, and where gradients are zero by structure, as upstream of batch norm that is "
+        "averaged without an activation in between.",
     )
 
     def score(self, signals: Signals) -> float:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictors.proxies.proxy import NotDefined, Proxy, Undefined
-from search_spaces import plugins
+from predictors.proxies.proxy import NotDefined, Undefined, load
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +46,7 @@ def measure(
 
     from predictors.proxies.signals import Signals
 
-    proxies: dict[str, Proxy] = {name: plugins.load("proxies", name)() for name in names}
+    proxies = {name: load(name) for name in names}
     seed = int(rng.integers(2**31))
     device = batches[0][0].device if len(batches) else torch.device("cpu")
     scores: dict[str, float | Undefined] = {}

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, final
 
-from predictors.proxies.proxy import NotDefined, Proxy
+from predictors.proxies.proxy import About, NotDefined, Proxy
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
+
+
+_PAPER = (
+    "Tanaka et al., Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow, NeurIPS 2020; "
+    "as a proxy: Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
+)
 
 
 @final
@@ -20,15 +26,15 @@ class SynFlow(Proxy):
     alone. The logarithm ranks as the sum does; `synflow_raw` is the sum that papers report.
     """
 
-    name = "synflow"
-    paper = (
-        "Tanaka et al., Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow, NeurIPS "
-        "2020; as a proxy: Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
+    about = About(
+        name="synflow",
+        title="SynFlow",
+        paper=_PAPER,
+        formula="ln of the sum over weights of |θ · ∂R/∂θ|, parameters absolute, batch norm left out, input of ones",
+        needs=frozenset(("forward", "backward")),
+        failure="Grows with depth and width whatever the accuracy; knows neither data nor normalisation.",
+        unit="log score",
     )
-    formula = "ln of the sum over weights of |θ · ∂R/∂θ|, parameters absolute, batch norm left out, input of ones"
-    needs = frozenset(("forward", "backward"))
-    direction = "higher"
-    failure = "Grows with depth and width whatever the accuracy; knows neither data nor normalisation."
 
     def score(self, signals: Signals) -> float:
         """See `Signals.flow` for what is refused."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from predictors.proxies import NotDefined, Proxy, Undefined, measure
+from predictors.proxies import NotDefined, Proxy, Undefined, catalogue, measure
 from search_spaces import plugins
 
 NAMES = plugins.names("proxies")
@@ -117,10 +118,11 @@ def bits(network: nn.Module) -> dict[str, object]:
 def test_says_what_it_is(name):
     proxy = plugins.load("proxies", name)()
     assert isinstance(proxy, Proxy)
-    assert proxy.name == name
-    assert proxy.direction in ("higher", "lower")
-    assert proxy.needs <= {"forward", "backward", "labels"}
-    assert all((proxy.paper, proxy.formula, proxy.failure))
+    (about,) = catalogue([name])
+    assert proxy.about == about
+    assert about.name == name
+    with pytest.raises(FrozenInstanceError):
+        about.name = "other"
 
 
 @pytest.mark.parametrize("training", [True, False])
