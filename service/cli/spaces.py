@@ -113,7 +113,7 @@ def show(
             show_json(filled.model_dump() | {"digest": space.digest} | _facts(space) | {"choices": described})
             return
         show_fields(filled, as_json=False)
-        _show_facts({"digest": space.digest} | _facts(space))
+        _show_facts({"is": _told(type(space)), "digest": space.digest} | _facts(space))
     show_table(["choice", "options"], ((each, ", ".join(map(str, listed))) for each, listed in choices))
 
 
@@ -288,6 +288,11 @@ def _gives(method: Any) -> bool:
     return str(inspect.get_annotations(method).get("return")).rpartition(".")[2] not in ("NoReturn", "Never")
 
 
+def _told(cls: type) -> str:
+    """The first sentence of what a plug-in's module says of it."""
+    return (inspect.getdoc(sys.modules[cls.__module__]) or inspect.getdoc(cls) or "").partition("\n")[0].rstrip(".")
+
+
 def _show_facts(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         out.print(f"[bold]{HEADINGS.get(name, name)}[/bold] {_cell(name, value)}", highlight=False)
@@ -313,17 +318,24 @@ def _list_plugins(as_json: bool) -> None:
     listed: list[dict[str, Any]] = []
     for plugin in names("spaces"):
         cls = load("spaces", plugin)
-        told = (inspect.getdoc(sys.modules[cls.__module__]) or inspect.getdoc(cls) or "").partition("\n")[0]
         facts: dict[str, Any] = {"builds": _gives(cls.build), "supernet": _gives(cls.supernet)}
         with suppress(InvalidSpace, TypeError):
             space: SearchSpace = cls()
             facts |= {"choices": len(space.choices)} | _facts(space)
-        listed.append({"plugin": plugin} | facts | {"description": told.removesuffix(".")})
+        listed.append({"plugin": plugin} | facts | {"description": _told(cls)})
     columns = ["plugin", "choices", "architectures", "uniform_over", "counted", "builds", "supernet", "description"]
     if as_json:
         show_json([{column: each.get(column) for column in columns} for each in listed])
         return
+    # What fits eighty columns; `show --plugin` says the rest.
+    narrow = ["plugin", "choices", "architectures", "uniform_over", "builds", "supernet"]
     show_table(
-        [HEADINGS.get(column, column) for column in columns],
-        ([_cell(column, each[column]) if column in each else "-" for column in columns] for each in listed),
+        ["plug-in", "choices", "how many", "uniform over", "builds", "super-net"],
+        ([_short(column, each[column]) if column in each else "-" for column in narrow] for each in listed),
     )
+
+
+def _short(name: str, value: Any) -> str:
+    """A fact as a cell of a narrow table: large numbers in four digits."""
+    large = name == "architectures" and value is not None and len(value) > 9
+    return f"{int(value):.3e}" if large else _cell(name, value)
