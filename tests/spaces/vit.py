@@ -28,4 +28,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": TINY_TRANSFORMER,
     "tiny-row": TINY_TRANSFORMER | {"relative": 0, "pool": "class", "identity": "row"},
 }
-PINNED: dict[str, tuple[str, str, str]] = {}
+PINNED = {
+    "digits": (
+        "4a48512bcffea60a5e74f77bc0511afb",
+        "d8137e27c3ff130fd78d6c2e29a9fa1b",
+        "14c2a41fe43dbaea4eb89fea48e8ba6b",
+    ),
+    "tiny": (
+        "7d2f0ef878a0df9759296e3ab002f4c8",
+        "91b8d3d510e455a0e90300742cb8518f",
+        "437c416376e2f169afe8664f7bbcb24f",
+    ),
+    "tiny-row": (
+        "f80607dd238b5efce11568a62e698718",
+        "d0355b00c39042706f879309948ca507",
+        "437c416376e2f169afe8664f7bbcb24f",
+    ),
+}

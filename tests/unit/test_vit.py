@@ -338,6 +338,15 @@ def test_bad_options_are_refused_by_field(options: dict[str, Any], field: str) -
     assert refused.value.field == field
 
 
+def test_keys_of_the_published_space_never_change() -> None:
+    space = VisionTransformer()
+    assert (space.digest, *space.keys(space.extremes())) == (
+        "fe8dacccbd5de6cb36ce16ba82687215",
+        "64f82155c634ba9a663a62326d261830",
+        "e824f518524e5209be3703c24defd061",
+    )
+
+
 def test_options_are_complete_and_json() -> None:
     space = VisionTransformer(classes=10)
     stored = json.loads(json.dumps(space.options))
