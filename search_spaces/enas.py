@@ -96,6 +96,8 @@ class Enas(SearchSpace):
         self._ops = np.array([layer * (layer - 1) // 2 for layer in range(1, layers + 1)])
         """(layers,): the columns of operations."""
         self._costs = _Costs(self._skips, **options)
+        self._form = self._write(np.zeros((1, len(choices)), dtype=np.int8))[0]
+        """What a text looks like."""
 
     # ------------------------------------------------------------------ rows
 
@@ -132,9 +134,8 @@ class Enas(SearchSpace):
     def _parse(self, text: str) -> Sequence[int]:
         stated = _PUNCTUATION.sub(r"\1", text.strip())
         given, count = re.findall(r"\d+", stated), len(self.choices)
-        form = self._write(np.zeros((1, count), dtype=np.int8))[0]
-        if re.sub(r"\d+", "0", stated) != form and (len(given) != count or stated.split() != given):
-            message = f"must be a list per layer that reads like {form}, or its {count} numbers in one line"
+        if re.sub(r"\d+", "0", stated) != self._form and (len(given) != count or stated.split() != given):
+            message = f"must be a list per layer that reads like {self._form}, or its {count} numbers in one line"
             raise InvalidArchitecture(f"{message}, is {text[:200]!r}", row=0, field="notation")
         genes = []
         for choice, number in zip(self.choices, given, strict=True):
