@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from predictors.proxies.per_image import weighted_layers
+from predictors.proxies.products import weighted_layers
 from predictors.proxies.proxy import NotDefined
 
 _LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})

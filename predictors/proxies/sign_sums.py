@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from predictors.proxies import per_image
+from predictors.proxies.products import Weighted, as_weight, products, sign_sum, weighted_layers
 from predictors.proxies.proxy import NotDefined
+from search_spaces.networks.memory import ran_out
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
 
 _PROBED = 2
-"""Images whose gradients are computed twice, the second time one by one in float64."""
+"""Images whose summed gradient is computed twice, the second time in float64."""
 _FLIPS, _FEWEST_FLIPS = 0.05, 4
 """Share and number of weights of a layer whose signs may differ in the two; healthy layers stay below a thousandth."""
 
@@ -22,37 +24,49 @@ _FLIPS, _FEWEST_FLIPS = 0.05, 4
 def sign_sums(signals: Signals) -> dict[str, Tensor]:
     """See `Signals.sign_sums`."""
     images, labels = signals.batches[0]
-    numbers = sum(torch.Size(call.output_shape).numel() for call in signals.layer_calls())
-    # The forward pass keeps about one number per output for the backward pass, and hooks keep the inputs.
-    chunk = signals.images_at_once(4 * 3 * max(numbers, 1))
-    probed = min(_PROBED, len(images))
-    expected = per_image.reference_signs(signals.copy(torch.float64), images[:probed].double(), labels[:probed])
-    network = per_image.separate(signals.copy())
+    # Fewer than the batch has: a layer that mixes images then gives other gradients.
+    probed = max(1, min(_PROBED, len(images) - 1))
+    probe = _probe(signals, images[:probed], labels[:probed])
+    chunk = signals.images_at_once(probe.bytes_per_image)
     sums: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
 
-    def add(name: str, place: int, gradients: Tensor) -> None:
-        signs = gradients.sign_()
-        total = signs.sum(dim=1)
-        sums[name] = sums[name] + total if name in sums else total
-        if place < probed:
-            total = signs[:, : probed - place].sum(dim=1)
-            found[name] = found[name] + total if name in found else total
+    def add(name: str, layer: Weighted, inputs: Tensor, delta: Tensor) -> None:
+        if len(places := range(start, min(probed, start + chunk))):
+            few = slice(0, len(places))
+            for _, gradients in products(layer, inputs[few], delta[few]):
+                total = gradients.sum(dim=1)
+                found[name] = found[name].add_(total) if name in found else total
+        total = sign_sum(layer, inputs, delta)
+        sums[name] = sums[name].add_(total) if name in sums else total
 
+    network = per_image.separate(signals.copy())
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
-        per_image.gradients(network, images[rows], labels[rows], start, add)
-    layers = dict(per_image.weighted_layers(signals.network))
+        per_image.backward(network, images[rows], labels[rows], add)
     result = {}
-    for name, signs in expected.items():
+    for name, layer in weighted_layers(signals.network):
+        expected = probe.gradients[name]
         if name in sums:
-            _check_signs(name, signs, per_image.as_weight(layers[name], found[name]))
-            result[name] = per_image.as_weight(layers[name], sums[name])
-        elif bool(signs.any()):
+            signs = torch.zeros_like(layer.weight) if expected is None else expected.sign()
+            _check_signs(name, signs, as_weight(layer, found[name]).sign())
+            result[name] = as_weight(layer, sums[name])
+        elif expected is not None and bool(expected.any()):
             raise NotDefined(f"{name}: its weight is used outside of the layer")
         else:
-            result[name] = signs
+            result[name] = torch.zeros_like(layer.weight, dtype=torch.float32, requires_grad=False)
     return result
+
+
+def _probe(signals: Signals, images: Tensor, labels: Tensor) -> per_image.Probe:
+    try:
+        return per_image.probe(per_image.separate(signals.copy(torch.float64)), images.double(), labels)
+    except RuntimeError as error:
+        if ran_out(error):
+            raise
+        # What fails whatever the precision is raised here, as it is.
+        signals.layer_calls()
+        raise NotDefined(f"the network cannot be checked in float64: {error}") from error
 
 
 def _check_signs(name: str, expected: Tensor, found: Tensor) -> None:

@@ -6,18 +6,22 @@ does is said at each pass. A pass lives in a module of its own and has one thin 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from predictors.proxies import calls, scaled, sign_sums
+from predictors.proxies import blocks, calls, input_gradients, linear_regions, responses, scaled, sign_sums, tangent
+from predictors.proxies.blocks import BlockScores
 from predictors.proxies.calls import LayerCall
+from predictors.proxies.clones import clone
+from predictors.proxies.input_gradients import InputGradients
 from predictors.proxies.proxy import NotDefined
+from predictors.proxies.responses import Responses
 from search_spaces.networks.memory import ran_out
 
 _MEMORY_BYTES = 1 << 30
@@ -37,8 +41,8 @@ class Signals:
     """Passes over one network and its minibatches.
 
     ``memory_bytes`` bounds what the activations of one pass take, ``at_once`` its images, where images do not see one
-    another; neither changes a signal beyond rounding. Raises ValueError for batches that are no images with class
-    labels.
+    another; neither changes a signal beyond rounding. ``seed`` decides what passes draw. Raises ValueError for batches
+    that are no images with class labels.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Signals:
         *,
         memory_bytes: int = _MEMORY_BYTES,
         at_once: int | None = None,
+        seed: int = 0,
     ) -> None:
         if not batches:
             raise ValueError("at least one batch is needed")
@@ -55,7 +60,7 @@ class Signals:
             _check_batch(images, labels)
         self.network = network
         self.batches = tuple((images.detach().float(), labels.detach()) for images, labels in batches)
-        self._memory_bytes, self._at_once = memory_bytes, at_once
+        self._memory_bytes, self._at_once, self._seed = memory_bytes, at_once, seed
         self._kept: dict[str, object] = {}
 
     # ------------------------------------------------------------------ the passes
@@ -90,6 +95,36 @@ class Signals:
         """
         return self.once("flow", self._flow)
 
+    def responses(self) -> Responses:
+        """Which rectifiers the first batch switches on, and what its images look like to the last layer.
+
+        Raises `NotDefined` as `responses.responses` does; what it gives may refuse a part of itself.
+        """
+        return self.once("responses", lambda: responses.responses(self, self.batches[0][0]))
+
+    def arc(self) -> Responses:
+        """The responses to the points of an arc between two random images, in order; see `linear_regions.arc`."""
+        return self.once("arc", lambda: responses.responses(self, linear_regions.arc(self)))
+
+    def input_gradients(self) -> InputGradients:
+        """The gradients of the summed outputs with respect to the images of the first batch.
+
+        Raises `NotDefined` as `input_gradients.input_gradients` does.
+        """
+        return self.once("input_gradients", lambda: input_gradients.input_gradients(self))
+
+    def tangent_kernel(self, *, whole_batch: bool = False) -> Tensor:
+        """Θ (n, n) float64 of the first batch; see `tangent.kernel`, and `tangent.kernel_of_batch` for whole batches.
+
+        Raises `NotDefined` as those do.
+        """
+        run = tangent.kernel_of_batch if whole_batch else tangent.kernel
+        return self.once(f"tangent_kernel {whole_batch}", lambda: run(self))
+
+    def block_scores(self) -> BlockScores:
+        """What blocks do to noise. Raises `NotDefined` as `blocks.block_scores` does."""
+        return self.once("block_scores", lambda: blocks.block_scores(self))
+
     def _flow(self) -> Flow:
         shape = self.batches[0][0].shape[1:]
         network = self.copy(torch.float64).eval()
@@ -118,12 +153,16 @@ class Signals:
     def copy(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A twin of the network that a pass may change, in this dtype. Raises `NotDefined` if there can be none."""
         try:
-            twin = copy.deepcopy(self.network)
+            return clone(self.network, dtype)
         except (RuntimeError, TypeError, ValueError) as error:
             if ran_out(error):
                 raise
             raise NotDefined(f"the network cannot be copied: {error}") from error
-        return twin.to(dtype)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Draws for one purpose, on the CPU: the same on any device, and whatever else is drawn."""
+        digest = blake2b(f"{self._seed} {purpose}".encode(), digest_size=7).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest))
 
     def images_at_once(self, bytes_each: int) -> int:
         """How many images of the first batch to pass at once if each takes so many bytes; at least 1.
