@@ -34,7 +34,8 @@ def measure(
         names: plug-ins of the group ``frontier.proxies``.
         at_once: at most so many images in one pass, where a device has little memory. Scores differ by rounding alone:
             GradSign by the signs of gradients near zero.
-        rng: seeds whatever is random in the network's forward pass; equal generators give equal scores.
+        rng: seeds what proxies draw, each for itself, and whatever is random in the network's forward pass; equal
+            generators give equal scores.
 
     Raises:
         UnknownPlugin: a name is no proxy.
@@ -53,7 +54,7 @@ def measure(
     # Forked: torch's own generators go on afterwards as if nothing had been drawn.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        signals = Signals(network, batches, at_once=at_once)
+        signals = Signals(network, batches, at_once=at_once, seed=seed)
         for name, proxy in proxies.items():
             try:
                 value = proxy.score(signals)

@@ -77,7 +77,8 @@ def backward(
     """One pass; ``visit(name, layer, inputs, delta)`` for each layer that a gradient reaches.
 
     ``network`` comes from `separate`. ``inputs`` and ``delta`` have one row per image: the layer's input, and the
-    gradient of the summed cross-entropy, without labels of the summed outputs, with respect to its output. Raises `NotDefined` as `Signals.sign_sums` does.
+    gradient of the summed cross-entropy with respect to its output; without labels, of the sum of all outputs. Raises
+    `NotDefined` as `Signals.sign_sums` does.
     """
     handles: list[RemovableHandle] = []
     called: set[str] = set()

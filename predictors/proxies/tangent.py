@@ -1,0 +1,222 @@
+"""The empirical neural tangent kernel: how alike the gradients are of what the network says of two images.
+
+Θᵢⱼ = ⟨∂sᵢ/∂θ, ∂sⱼ/∂θ⟩, sᵢ the sum of image i's outputs, over the weights of `Conv2d` and `Linear` layers and the scales
+of normalisations: what the published code takes, every parameter called weight. Layer by layer, the gradients of all
+images are made at once and multiplied in float64; none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from predictors.proxies import per_image
+from predictors.proxies.per_image import ImageNorm
+from predictors.proxies.products import Weighted, products, weighted_layers
+from predictors.proxies.proxy import NotDefined
+from predictors.proxies.whole_batch import in_double, together
+
+if TYPE_CHECKING:
+    from predictors.proxies.signals import Signals
+
+Scaled: TypeAlias = ImageNorm | nn.GroupNorm | nn.LayerNorm
+"""The normalisations whose scales are weights, once batch norms are replaced."""
+
+_PROBED = 3
+"""Images whose kernel is computed twice, the second time one by one in float64."""
+_ERROR = 0.01
+"""Relative error of that kernel from which the gradients are not those stated; it is 1e-5 where all is well."""
+_BYTES = 4 * 3
+"""Per number that a layer gives: kept for the backward pass, by a hook, and as its gradient."""
+_COLUMNS = 1 << 18
+"""Weights whose gradients are in float64 at a time."""
+_TOGETHER = 8
+"""Images whose gradients are asked for at once, where each needs a backward pass through all."""
+
+
+def kernel(signals: Signals) -> Tensor:
+    """(n, n) float64, of the first batch; batch norm normalises each image by itself, as `per_image.separate` does.
+
+    Images that do not fit into memory together pass in pairs of blocks. Raises `NotDefined` for one image, outputs that
+    are not finite, and as `Signals.sign_sums` does for layers that it cannot take apart by image.
+    """
+    images = signals.batches[0][0]
+    _check_count(images)
+    probed = images[:_PROBED]
+    expected = in_double(_by_definition, per_image.separate(signals.copy(torch.float64)), probed)
+    network = per_image.separate(signals.copy())
+    error = float((_gram(network, probed) - expected).norm() / expected.norm())
+    if not error < _ERROR:
+        raise NotDefined(
+            f"the kernel of {len(probed)} images is off by {error:.0%} of the definition's: a weight is used outside "
+            "of its layer, or the gradients are rounding noise"
+        )
+    numbers = sum(torch.Size(call.output_shape).numel() for call in signals.layer_calls())
+    chunk = signals.images_at_once(_BYTES * max(numbers, 1))
+    if chunk >= len(images):
+        return _gram(network, images)
+    result = torch.zeros((len(images),) * 2, dtype=torch.float64, device=images.device)
+    blocks = torch.arange(len(images), device=images.device).tensor_split(-(-len(images) // max(1, chunk // 2)))
+    for one, other in combinations(blocks, 2):
+        places = torch.cat([one, other])
+        result[places[:, None], places] = _gram(network, images[places])
+    return result
+
+
+def kernel_of_batch(signals: Signals) -> Tensor:
+    """(n, n) float64, as the published code computes it: batch norm normalises over the batch.
+
+    An image's output then depends on all of them, and its gradient takes a backward pass through the whole batch. The
+    gradients of a part of the weights are held at a time. Raises `NotDefined` for one image and outputs that are not
+    finite.
+    """
+    images = signals.batches[0][0]
+    _check_count(images)
+    network = together(signals.copy())
+    weights = _weights(network)
+    for weight in weights:
+        weight.requires_grad_()
+    with torch.enable_grad():
+        sums = per_image.output_sums(network(images))
+    if not sums.requires_grad:
+        raise NotDefined("the output does not depend on the weights")
+    result = torch.zeros((len(images),) * 2, dtype=torch.float64, device=images.device)
+    basis = torch.eye(len(images), device=images.device)
+    numbers = sum(weight.numel() for weight in weights)
+    fitting = signals.images_at_once(_BYTES * numbers)
+    for part in _parts(weights, numbers * fitting // len(images)):
+        rows: list[Tensor] = []
+        for cotangents in torch.split(basis, _TOGETHER):
+            found = torch.autograd.grad(
+                sums, part, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
+            )
+            none = images.new_zeros((len(cotangents), 0))
+            rows.append(torch.cat([none, *(part.flatten(1) for part in found if part is not None)], dim=1))
+        _add(result, torch.cat(rows))
+    return result
+
+
+def _gram(network: nn.Module, images: Tensor) -> Tensor:
+    result = torch.zeros((len(images),) * 2, dtype=torch.float64, device=images.device)
+
+    def visit(name: str, layer: Weighted, inputs: Tensor, delta: Tensor) -> None:
+        parts = [gradients.transpose(0, 1).flatten(1) for _, gradients in products(layer, inputs, delta)]
+        _add(result, torch.cat(parts))
+
+    handles = [
+        layer.register_forward_hook(_scales(per_image.inner(name), result))
+        for name, layer in network.named_modules()
+        if isinstance(layer, Scaled) and layer.weight is not None
+    ]
+    try:
+        per_image.backward(network, images, None, visit)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return result
+
+
+def _scales(name: str, into: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """Adds the kernel of a normalisation's scale: per image the output's gradient times what is scaled, summed up."""
+    called = False
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        nonlocal called
+        if called:
+            raise NotDefined(f"{name} is called twice: one weight, several gradients")
+        called = True
+        inputs, version = args[0].detach(), args[0]._version
+        if len(inputs) != len(into):
+            raise NotDefined(f"{name} sees {len(inputs)} rows for {len(into)} images")
+        if not output.requires_grad:
+            output = output.requires_grad_().clone()
+
+        def arrive(delta: Tensor) -> None:
+            if inputs._version != version:
+                raise NotDefined(f"{name}: its input is changed in place afterwards")
+            _add(into, _scale_gradients(layer, inputs, delta))  # type: ignore[arg-type]
+
+        output.register_hook(arrive)  # type: ignore[no-untyped-call]
+        return output
+
+    return hook
+
+
+def _scale_gradients(layer: Scaled, inputs: Tensor, delta: Tensor) -> Tensor:
+    """(n, numbers of the scale)."""
+    if isinstance(layer, nn.LayerNorm):
+        found = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps) * delta
+        return found.reshape(len(found), -1, layer.weight.numel()).sum(dim=1)
+    groups = layer.channels if isinstance(layer, ImageNorm) else layer.num_groups
+    found = F.group_norm(inputs, groups, eps=layer.eps) * delta
+    return found.reshape(*found.shape[:2], -1).sum(dim=2)
+
+
+def _by_definition(network: nn.Module, images: Tensor) -> Tensor:
+    weights = _weights(network)
+    for weight in weights:
+        weight.requires_grad_()
+    rows = []
+    for image in torch.split(images, 1):
+        with torch.enable_grad():
+            total = per_image.output_sums(network(image)).sum()
+        if not total.requires_grad:
+            raise NotDefined("the output does not depend on the weights")
+        found = torch.autograd.grad(total, weights, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [
+                    torch.zeros_like(weight).flatten() if gradient is None else gradient.flatten()
+                    for weight, gradient in zip(weights, found, strict=True)
+                ]
+            )
+        )
+    stacked = torch.stack(rows)
+    if not bool(stacked.any()):
+        raise NotDefined("no weight has a gradient")
+    return stacked @ stacked.T
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    layers = [layer for _, layer in weighted_layers(network)]
+    if not layers:
+        raise NotDefined("the network has no Conv2d or Linear layer")
+    norms = [
+        layer for layer in network.modules() if isinstance(layer, Scaled | _BatchNorm) and layer.weight is not None
+    ]
+    weights: dict[int, Tensor] = {}
+    for layer in [*layers, *norms]:
+        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            raise NotDefined(f"the weight of a {type(layer).__name__} is parametrised")
+        weights[id(layer.weight)] = layer.weight
+    return list(weights.values())
+
+
+def _parts(weights: list[Tensor], numbers: int) -> list[list[Tensor]]:
+    """Lists of weights of at most so many numbers, or of one weight."""
+    parts: list[list[Tensor]] = [[]]
+    room = numbers
+    for weight in weights:
+        if parts[-1] and weight.numel() > room:
+            parts.append([])
+            room = numbers
+        parts[-1].append(weight)
+        room -= weight.numel()
+    return parts
+
+
+def _add(into: Tensor, rows: Tensor) -> None:
+    for part in torch.split(rows, _COLUMNS, dim=1):
+        wide = part.double()
+        into += wide @ wide.T
+
+
+def _check_count(images: Tensor) -> None:
+    if len(images) < 2:
+        raise NotDefined("the kernel of one image is a number: it has no condition")
