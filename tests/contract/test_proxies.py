@@ -78,9 +78,22 @@ ODD = {
     "infinite": lambda: infinite(),
 }
 
+NO_BLOCKS = {"attention", "silent", "no weights", "called twice"}
+NO_RECTIFIERS = {"attention", "silent", "no weights", "called twice", "infinite"}
 REFUSED = {
     "gradsign": {"attention", "silent", "one position", "no weights", "called twice", "infinite"},
     "synflow": {"attention", "silent", "no weights", "infinite"},
+    "az_expressivity": NO_BLOCKS,
+    "az_progressivity": NO_BLOCKS,
+    "az_trainability": NO_BLOCKS,
+    "dse": {"silent", "no weights", "infinite"},
+    "epe_nas": {"silent", "no weights", "infinite"},
+    "jacob_cov": {"silent", "no weights", "infinite"},
+    "linear_regions": NO_RECTIFIERS,
+    "naswot": {*NO_RECTIFIERS, "one position"},
+    "ntk_condition": {"attention", "silent", "one position", "no weights", "called twice", "infinite"},
+    "swap": NO_RECTIFIERS,
+    "zen": {"silent", "no weights"},
 }
 
 
