@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from predictors.proxies.kept import keeping
 from predictors.proxies.proxy import NotDefined
 from predictors.proxies.whole_batch import PROBED, finite, in_double, mixes_images, relative_error, together
 
@@ -54,7 +55,9 @@ def input_gradients(signals: Signals) -> InputGradients:
     if len(images) < 2:
         raise NotDefined("one image has nothing to be compared with")
     network, probes = together(signals.copy()), images[:PROBED]
-    expected = in_double(_pass, together(signals.copy(torch.float64)), probes)
+    double = together(signals.copy(torch.float64))
+    with keeping(double) as kept:
+        expected = in_double(_pass, double, probes)
     if relative_error(_pass(network, probes)[0], expected[0]) > _NOISE:
         raise NotDefined(
             "the gradients are rounding noise: the sum of the outputs is constant by structure, as behind a batch norm "
@@ -62,8 +65,7 @@ def input_gradients(signals: Signals) -> InputGradients:
         )
     chunk = len(images)
     if not mixes_images(network):
-        numbers = sum(torch.Size(call.output_shape).numel() for call in signals.layer_calls())
-        chunk = signals.images_at_once(4 * 2 * numbers)
+        chunk = signals.images_at_once(kept.bytes // (2 * len(probes)))
     parts = [_pass(network, part) for part in torch.split(images, chunk)]
     return InputGradients(torch.cat([rows for rows, _ in parts]).flatten(1), parts[0][1])
 

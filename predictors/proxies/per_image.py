@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from predictors.proxies.kept import keeping
 from predictors.proxies.products import Weighted, weighted_layers
 from predictors.proxies.proxy import NotDefined
 
@@ -135,17 +136,8 @@ def probe(network: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     weights = [layer.weight.requires_grad_() for layer in layers.values()]
     if len({id(weight) for weight in weights}) < len(weights):
         raise NotDefined("two layers share a weight")
-    held = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    sizes: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in held:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
     images = images.requires_grad_()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), keeping(network) as kept:
         loss = image_losses(network(images), labels).sum()
     found: tuple[Tensor | None, ...] = (None,) * (1 + len(weights))
     if loss.requires_grad:
@@ -153,7 +145,7 @@ def probe(network: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     if found[0] is None or not bool(found[0].any()):
         raise NotDefined("the output does not depend on the image")
     gradients = dict(zip(map(inner, layers), found[1:], strict=True))
-    return Probe(gradients, sum(sizes.values()) // (2 * len(images)))
+    return Probe(gradients, kept.bytes // (2 * len(images)))
 
 
 def image_losses(logits: object, labels: Tensor) -> Tensor:

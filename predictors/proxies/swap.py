@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Swap(Proxy):
     """The number of different patterns that rectified units show over the images, each pattern a bit per image.
 
-    Over the first 16 images of the first batch (``images``), the published number; None takes the batch. More images
-    give every unit a pattern of its own. Batch norm normalises over the batch. With ``mu`` and ``sigma``, in
+    Over the first batch, or its first ``images``. Batch norm normalises over the batch. The published code takes 16
+    images and networks three channels wide; a network of usual width shows all of their 65,536 patterns, so that the
+    count is undefined, and a batch of 24 and more is asked for. With ``mu`` and ``sigma``, in
     parameters and parameters squared, the score is multiplied by exp(−(parameters − mu)² / sigma), the paper's
     regularisation. The published code draws Gaussian weights many times over and averages; here the weights are the
     network's own, and its repeats the caller's. `predictors.proxies.rectifiers` says what counts as a rectifier: the
@@ -29,16 +30,16 @@ class Swap(Proxy):
         name="swap",
         title="SWAP-Score",
         paper="Peng et al., SWAP-NAS: Sample-Wise Activation Patterns for Ultra-fast NAS, ICLR 2024",
-        formula="number of different patterns of units, a unit's pattern being on which of 16 images it is on",
+        formula="number of different patterns of units, a unit's pattern being on which of the images it is on",
         needs=frozenset(("forward", "relus")),
         failure=(
-            "At most 2 to the number of images, and at most the number of units: one of the two is reached by very "
-            "large or very small networks. Undefined where no unit switches, and without rectifiers."
+            "Grows with the number of units, and of many images counts little else; depends on the number of images. "
+            "Undefined where no unit switches, where all patterns occur, as of few images, and without rectifiers."
         ),
         unit="patterns",
     )
 
-    def __init__(self, *, images: int | None = 16, mu: float | None = None, sigma: float | None = None) -> None:
+    def __init__(self, *, images: int | None = None, mu: float | None = None, sigma: float | None = None) -> None:
         """Raises ValueError for fewer than 2 images, and for one of mu and sigma alone or sigma not above 0."""
         if images is not None and images < 2:
             raise ValueError(f"patterns need 2 images, got {images}")
@@ -55,6 +56,8 @@ class Swap(Proxy):
         if float(patterns.agreements[:count, :count].min()) == patterns.units:
             raise NotDefined(f"no rectifier tells two of {count} images apart")
         found = float(different(patterns.words, count))
+        if found == 2.0**count:
+            raise NotDefined(f"all {found:.0f} patterns of {count} images occur: more images are needed")
         if self._mu is None or self._sigma is None:
             return found
         found *= math.exp(-((signals.parameters() - self._mu) ** 2) / self._sigma)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from predictors.proxies import per_image
+from predictors.proxies.kept import keeping
 from predictors.proxies.per_image import ImageNorm
 from predictors.proxies.products import Weighted, products, weighted_layers
 from predictors.proxies.proxy import NotDefined
@@ -32,10 +33,8 @@ _PROBED = 3
 """Images whose kernel is computed twice, the second time one by one in float64."""
 _ERROR = 0.01
 """Relative error of that kernel from which the gradients are not those stated; it is 1e-5 where all is well."""
-_BYTES = 4 * 3
-"""Per number that a layer gives: kept for the backward pass, by a hook, and as its gradient."""
-_COLUMNS = 1 << 18
-"""Weights whose gradients are in float64 at a time."""
+_COLUMNS = 1 << 12
+"""Weights whose gradients are in float64 at a time: in a processor's cache, for fresh memory would cost more."""
 _TOGETHER = 8
 """Images whose gradients are asked for at once, where each needs a backward pass through all."""
 
@@ -49,16 +48,14 @@ def kernel(signals: Signals) -> Tensor:
     images = signals.batches[0][0]
     _check_count(images)
     probed = images[:_PROBED]
-    expected = in_double(_by_definition, per_image.separate(signals.copy(torch.float64)), probed)
+    expected, bytes_per_image = in_double(_by_definition, per_image.separate(signals.copy(torch.float64)), probed)
     network = per_image.separate(signals.copy())
-    error = float((_gram(network, probed) - expected).norm() / expected.norm())
-    if not error < _ERROR:
+    if not float((_gram(network, probed) - expected).norm()) < _ERROR * float(expected.norm()):
         raise NotDefined(
-            f"the kernel of {len(probed)} images is off by {error:.0%} of the definition's: a weight is used outside "
-            "of its layer, or the gradients are rounding noise"
+            f"the kernel of {len(probed)} images is not the definition's in float64: a weight is used outside of its "
+            "layer, or the gradients are zero by structure and what is left of them rounding noise"
         )
-    numbers = sum(torch.Size(call.output_shape).numel() for call in signals.layer_calls())
-    chunk = signals.images_at_once(_BYTES * max(numbers, 1))
+    chunk = signals.images_at_once(bytes_per_image)
     if chunk >= len(images):
         return _gram(network, images)
     result = torch.zeros((len(images),) * 2, dtype=torch.float64, device=images.device)
@@ -89,7 +86,7 @@ def kernel_of_batch(signals: Signals) -> Tensor:
     result = torch.zeros((len(images),) * 2, dtype=torch.float64, device=images.device)
     basis = torch.eye(len(images), device=images.device)
     numbers = sum(weight.numel() for weight in weights)
-    fitting = signals.images_at_once(_BYTES * numbers)
+    fitting = signals.images_at_once(4 * numbers)
     for part in _parts(weights, numbers * fitting // len(images)):
         rows: list[Tensor] = []
         for cotangents in torch.split(basis, _TOGETHER):
@@ -158,13 +155,14 @@ def _scale_gradients(layer: Scaled, inputs: Tensor, delta: Tensor) -> Tensor:
     return found.reshape(*found.shape[:2], -1).sum(dim=2)
 
 
-def _by_definition(network: nn.Module, images: Tensor) -> Tensor:
+def _by_definition(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:
+    """The kernel, one image after the other, and the bytes that a pass of one image keeps in float32."""
     weights = _weights(network)
     for weight in weights:
         weight.requires_grad_()
     rows = []
     for image in torch.split(images, 1):
-        with torch.enable_grad():
+        with torch.enable_grad(), keeping(network) as kept:
             total = per_image.output_sums(network(image)).sum()
         if not total.requires_grad:
             raise NotDefined("the output does not depend on the weights")
@@ -180,7 +178,7 @@ def _by_definition(network: nn.Module, images: Tensor) -> Tensor:
     stacked = torch.stack(rows)
     if not bool(stacked.any()):
         raise NotDefined("no weight has a gradient")
-    return stacked @ stacked.T
+    return stacked @ stacked.T, kept.bytes // 2
 
 
 def _weights(network: nn.Module) -> list[Tensor]:
