@@ -70,13 +70,14 @@ def entropy(vectors: Tensor, sigma: float | None, time: float) -> float:
     vectors = vectors - vectors.mean(dim=0)
     # Distances by differences, not by products, whose cancellation would cost half of the digits.
     distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-    off = distances[~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)]
-    width = float(off.median()) if sigma is None else sigma
+    places = torch.triu_indices(len(vectors), len(vectors), 1)
+    off = distances[places[0], places[1]].sort().values
+    width = float(off[(len(off) - 1) // 2] + off[len(off) // 2]) / 2 if sigma is None else sigma
     if not bool(off.any()) or width == 0.0:
         raise NotDefined("the images have the same representation")
     kernel = (-(distances**2) / (2 * width**2)).exp()
-    if float((-(off.min() ** 2) / (2 * width**2)).exp()) < _EPS:
-        raise NotDefined(f"the nearest representations are {float(off.min()):.3g} apart: the kernel sees no neighbour")
+    if float((-(off[0] ** 2) / (2 * width**2)).exp()) < _EPS:
+        raise NotDefined(f"the nearest representations are {float(off[0]):.3g} apart: the kernel sees no neighbour")
     roots = kernel.sum(dim=1).rsqrt()
     values = torch.linalg.eigvalsh(roots[:, None] * kernel * roots)[:-1].abs()
     if float(values.max()) <= len(vectors) * _EPS:

@@ -27,7 +27,7 @@ class LinearRegions(Proxy):
     3,000 crops of 3×3 pixels of one channel and networks one channel wide. In a network of usual width every image has
     a pattern of its own, so that the count is that of the images whatever the network; hence it is not what is asked
     for unless said, and it is undefined there. ``inputs`` are images of standard normal numbers of the first batch's
-    shape, in minibatches of its size.
+    shape, in equal minibatches of its size at most.
 
     `predictors.proxies.rectifiers` says what counts as a rectifier; where those are smooth, the regions are those in
     which none changes its sign. Max pooling cuts up inputs too, and is left out, as published.
@@ -79,7 +79,7 @@ def arc(signals: Signals) -> Tensor:
 
 
 def regions(signals: Signals, inputs: int) -> int:
-    """The number of different patterns among so many random images, in minibatches of the first batch's size.
+    """The number of different patterns among so many random images, in minibatches of the first batch's size at most.
 
     Each minibatch has a batch norm of its own, as published. Patterns are told apart by digests of 128 bits.
     """
@@ -90,7 +90,7 @@ def regions(signals: Signals, inputs: int) -> int:
     images = signals.batches[0][0]
     generator = signals.generator("regions")
     seen: set[bytes] = set()
-    for start in range(0, inputs, len(images)):
-        shape = (min(len(images), inputs - start), *images.shape[1:])
-        seen.update(digests(signals, torch.randn(shape, generator=generator).to(images.device)))
+    for places in torch.arange(inputs).tensor_split(-(-inputs // len(images))):
+        drawn = torch.randn((len(places), *images.shape[1:]), generator=generator)
+        seen.update(digests(signals, drawn.to(images.device)))
     return len(seen)
