@@ -57,7 +57,7 @@ class Shuffle(nn.Module):
         self._groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), self._groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        return x.reshape(x.shape[0], self._groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 class Squeeze(nn.Module):

@@ -294,6 +294,9 @@ def test_graphs_leave_out_what_does_nothing() -> None:
 def test_a_layer_of_two_groups_mixes_them() -> None:
     shuffled = Shuffle(2)(torch.arange(6.0).reshape(1, 6, 1, 1))
     assert shuffled.flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    exported = torch.export.export(Shuffle(2), (torch.zeros(3, 6, 1, 1),), dynamic_shapes=batch)
+    assert exported.module()(torch.zeros(7, 6, 1, 1)).shape == (7, 6, 1, 1), "of any size of batch"
     block = drawn(SMALL_ROWS.build(SMALL_ROWS.from_notation(["skip.k3_e1_g2.skip"])[0]), 0).eval()
     block = block.get_submodule("blocks.1")
     parts = {
