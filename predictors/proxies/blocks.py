@@ -1,9 +1,10 @@
 """What a network's blocks do one after the other to noise, and to gradients of noise: AZ-NAS's three scores.
 
-Blocks are the members of the longest row of modules, a `Sequential` or `ModuleList`, that are each called once and
-give feature maps (n, channels, height, width) or tokens (n, tokens, width); dropout and `Identity` are none. In a
-network of cells these are the cells, in one written as a row of layers the layers. The published code lists the blocks
-of its search spaces by hand: of a cell-based space the cells and what reduces between them.
+Blocks are members of a row of modules, a `Sequential` or `ModuleList`, that are made of modules themselves, are each
+called once, and give feature maps (n, channels, height, width) or tokens (n, tokens, width). The row has two of them at
+least, lies in no block of another row, and is the longest such. In a network of cells these are the cells and what
+reduces between them, which is what the published code lists by hand for its search spaces. Without such a row, blocks
+are layers, but for dropout and `Identity`.
 """
 
 from __future__ import annotations
@@ -85,15 +86,23 @@ def _blocks(network: nn.Module, images: Tensor) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    longest: list[nn.Module] = []
-    for row in network.modules():
-        if isinstance(row, nn.Sequential | nn.ModuleList):
-            kept = [layer for layer in row if not isinstance(layer, _DropoutNd | nn.Identity)]
-            found = [layer for layer in kept if calls.get(layer) == [True]]
-            longest = found if len(found) > len(longest) else longest
-    if len(longest) < _FEWEST:
-        raise NotDefined("the network has no row of two blocks or more that give feature maps")
-    return longest
+    rows = [
+        [layer for layer in row if calls.get(layer) == [True] and not isinstance(layer, _DropoutNd | nn.Identity)]
+        for row in network.modules()
+        if isinstance(row, nn.Sequential | nn.ModuleList)
+    ]
+    made_of_layers = [[layer for layer in row if any(True for _ in layer.children())] for row in rows]
+    for kind in (made_of_layers, rows):
+        inner: set[nn.Module] = set()
+        longest: list[nn.Module] = []
+        # An outer row comes before those within its members.
+        for row in kind:
+            if len(row) >= _FEWEST and row[0] not in inner:
+                inner.update(part for layer in row for part in layer.modules())
+                longest = row if len(row) > len(longest) else longest
+        if longest:
+            return longest
+    raise NotDefined("the network has no row of two blocks or more that give feature maps")
 
 
 def _entropy(place: int, output: Tensor) -> float:
