@@ -286,7 +286,7 @@ def test_components_are_undefined_with_a_reason():
     for member, words in (
         (nn.LeakyReLU(1.0), "block 2 hands on its input"),
         (Deaf(), "block 2 does not depend"),
-        (nn.Conv2d(4, 4, 3, 3), "no whole number"),
+        (nn.Conv2d(4, 4, 2, 3), "no whole number"),
         (nn.Upsample(scale_factor=2), "no whole number"),
     ):
         given = signals(blocks(block(4, 4), nn.Sequential(member)))
