@@ -55,7 +55,7 @@ class _Cloner:
             return value if kind is tuple else value.copy()
         if kind is nn.Parameter or kind is Tensor:
             return self._tensor(value)
-        if isinstance(value, nn.Module) and not hasattr(kind, "__deepcopy__"):
+        if isinstance(value, nn.Module) and getattr(kind, "__deepcopy__", None) is None:
             reduced: Any = value.__reduce_ex__(4)
             maker, arguments, state = reduced[:3]
             if maker is _NEW and arguments == (kind,) and type(state) is dict and not any(reduced[3:]):

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from predictors.proxies.proxy import NotDefined
+
 Weighted: TypeAlias = nn.Conv2d | nn.Linear
 """The layers whose weights enter the sums of published proxies."""
 
@@ -35,6 +37,22 @@ def weighted_layers(network: nn.Module) -> Iterator[tuple[str, Weighted]]:
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
+
+
+def unique_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of `Conv2d` and `Linear` layers, each once, made to require grad; by the name of a layer.
+
+    Raises `NotDefined` if there are none, and for weights that are computed from others.
+    """
+    weights: dict[int, tuple[str, Tensor]] = {}
+    for name, layer in weighted_layers(network):
+        if "weight" not in layer._parameters:
+            raise NotDefined(f"{name}: its weight is parametrised")
+        layer.weight.requires_grad_()
+        weights.setdefault(id(layer.weight), (name, layer.weight))
+    if not weights:
+        raise NotDefined("the network has no Conv2d or Linear layer")
+    return dict(weights.values())
 
 
 def products(layer: Weighted, inputs: Tensor, delta: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from predictors.proxies.products import weighted_layers
+from predictors.proxies.products import unique_weights
 from predictors.proxies.proxy import NotDefined
 
 _LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
@@ -98,13 +98,11 @@ def flow(network: nn.Module, ones: Tensor) -> tuple[float, int]:
     """Σ over `Conv2d` and `Linear` weights of |θ · ∂R/∂θ|, R the sum of the outputs, as (mantissa, exponent).
 
     ``network`` (float64, evaluation mode) is changed: its parameters become absolute. ``ones`` is its input. Raises
-    `NotDefined` for operations without a rule, and if the sum is 0.
+    `NotDefined` for operations without a rule, for parametrised weights, and if the sum is 0.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(False).abs_()
-    weights = {id(layer.weight): layer.weight for _, layer in weighted_layers(network)}
-    for weight in weights.values():
-        weight.requires_grad_(True)
+    weights = list(unique_weights(network).values())
     with torch.enable_grad():
         output = network(Scaled.of(ones, 0))
         if not isinstance(output, Tensor):
@@ -113,10 +111,10 @@ def flow(network: nn.Module, ones: Tensor) -> tuple[float, int]:
     exponent = output.exponent if isinstance(output, Scaled) else 0
     if not total.requires_grad:
         raise NotDefined("nothing flows: the output does not depend on the weights")
-    found = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    found = torch.autograd.grad(total, weights, allow_unused=True)
     score = sum(
         float((weight.detach() * gradient).abs().sum())
-        for weight, gradient in zip(weights.values(), found, strict=True)
+        for weight, gradient in zip(weights, found, strict=True)
         if gradient is not None
     )
     if score == 0.0:

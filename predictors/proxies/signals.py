@@ -10,18 +10,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from predictors.proxies import blocks, calls, input_gradients, linear_regions, responses, scaled, sign_sums, tangent
+from predictors.proxies import (
+    blocks,
+    calls,
+    curvature,
+    input_gradients,
+    linear_regions,
+    responses,
+    scaled,
+    sign_sums,
+    summed,
+    tangent,
+)
 from predictors.proxies.blocks import BlockScores
 from predictors.proxies.calls import LayerCall
 from predictors.proxies.clones import clone
 from predictors.proxies.input_gradients import InputGradients
 from predictors.proxies.proxy import NotDefined
 from predictors.proxies.responses import Responses
+from predictors.proxies.summed import BatchGradient
 from search_spaces.networks.memory import ran_out
 
 _MEMORY_BYTES = 1 << 30
@@ -84,6 +96,32 @@ class Signals:
         does not depend on the image; signs that are rounding noise.
         """
         return self.once("sign_sums", lambda: sign_sums.sign_sums(self))
+
+    def gradient(self, batch: int = 0) -> BatchGradient:
+        """The gradient of the mean cross-entropy of one minibatch, batch norm over the whole of it.
+
+        It passes at once: were it parted, each part would be normalised by itself. A weight that several layers share
+        has one gradient, of all that is done with it.
+
+        Raises `NotDefined`: no `Conv2d` or `Linear` layer, or one with a parametrised weight; an output that has no
+        row of class scores per image, is not finite, or does not depend on the image; no weight with a gradient; one
+        value for a batch norm to normalise.
+        """
+        return self.once(f"gradient {batch}", lambda: summed.batch_gradient(self, batch))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients of all minibatches, (minibatches, weight.shape) by layer name.
+
+        Raises `NotDefined` as `gradient` does, for one minibatch, and where a layer's gradient is rounding noise.
+        """
+        return self.once("gradients", lambda: summed.gradients(self))
+
+    def curvature(self) -> float:
+        """Σ θ · (H g), H the Hessian and g the gradient of `gradient`, over the same weights.
+
+        Raises `NotDefined` as `gradient` does, and for operations that cannot be differentiated twice.
+        """
+        return self.once("curvature", lambda: curvature.curvature(self))
 
     def flow(self) -> Flow:
         """Σ over `Conv2d` and `Linear` weights of |θ · ∂R/∂θ|, R the summed output for one input of ones.
@@ -153,11 +191,13 @@ class Signals:
     def copy(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A twin of the network that a pass may change, in this dtype. Raises `NotDefined` if there can be none."""
         try:
-            return clone(self.network, dtype)
+            twin = clone(self.network, dtype)
         except (RuntimeError, TypeError, ValueError) as error:
             if ran_out(error):
                 raise
             raise NotDefined(f"the network cannot be copied: {error}") from error
+        twin.register_forward_pre_hook(_on_copies)
+        return twin
 
     def generator(self, purpose: str) -> torch.Generator:
         """Draws for one purpose, on the CPU: the same on any device, and whatever else is drawn."""
@@ -171,6 +211,11 @@ class Signals:
         """
         most = len(self.batches[0][0])
         return max(1, min(most, self._at_once or most, self._memory_bytes // max(bytes_each, 1)))
+
+
+def _on_copies(network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A network may begin with an operation in place, and the images are the caller's."""
+    return tuple(part.clone() if isinstance(part, Tensor) else part for part in args)
 
 
 def _check_batch(images: Tensor, labels: Tensor) -> None:

@@ -80,9 +80,22 @@ ODD = {
 
 NO_BLOCKS = {"attention", "silent", "no weights", "called twice"}
 NO_RECTIFIERS = {"attention", "silent", "no weights", "called twice", "infinite"}
+NO_GRADIENT = {"silent", "no weights", "infinite"}
+NO_IMAGE_GRADIENT = {"attention", "silent", "one position", "no weights", "called twice", "infinite"}
+NO_FLOW = {"attention", "silent", "no weights", "infinite"}
 REFUSED = {
-    "gradsign": {"attention", "silent", "one position", "no weights", "called twice", "infinite"},
-    "synflow": {"attention", "silent", "no weights", "infinite"},
+    "grad_norm": NO_GRADIENT,
+    "gradsign": NO_IMAGE_GRADIENT,
+    "gradsign_mean": NO_IMAGE_GRADIENT,
+    "grasp": NO_GRADIENT,
+    "plain": NO_GRADIENT,
+    "snip": NO_GRADIENT,
+    "synflow": NO_FLOW,
+    "synflow_raw": NO_FLOW,
+    "zico": NO_GRADIENT,
+    "zico_accumulated": NO_GRADIENT,
+    "fisher": {"attention", "silent", "no weights", "infinite"},
+    "l2_norm": {"no weights", "infinite"},
     "az_expressivity": NO_BLOCKS,
     "az_progressivity": NO_BLOCKS,
     "az_trainability": NO_BLOCKS,
@@ -169,9 +182,14 @@ def test_is_deterministic_and_knows_nothing_of_mode_or_gradients(name):
     assert run(copy.deepcopy(normal()), name) == value
 
 
+@pytest.fixture(scope="module")
+def together() -> dict[str, float | Undefined]:
+    with torch.random.fork_rng():
+        return measure(normal(), batches(), NAMES, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_together_and_alone_give_the_same(name):
-    together = measure(normal(), batches(), NAMES, np.random.default_rng(0))
+def test_together_and_alone_give_the_same(name, together):
     assert list(together) == NAMES
     assert together[name] == run(normal(), name)
 

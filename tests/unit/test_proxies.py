@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from predictors.proxies import Undefined, measure, per_image, products
 from predictors.proxies.gradsign import GradSign
-from predictors.proxies.proxy import NotDefined
 from predictors.proxies.signals import Signals
-from predictors.proxies.synflow import SynFlow, synflow_raw
+from predictors.proxies.synflow import SynFlow
 
 
 def images(count: int = 6, channels: int = 3, size: int = 9) -> tuple[Tensor, Tensor]:
@@ -66,12 +65,14 @@ def test_hand_computed_values_of_a_two_layer_network():
     """
     x = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 0.0]])
     batch = (x, torch.tensor([0, 0, 1]))
-    scores = measure(two_layers(), [batch], ["gradsign", "macs", "params", "synflow"], np.random.default_rng(0))
+    names = ["gradsign", "gradsign_mean", "macs", "params", "synflow", "synflow_raw"]
+    scores = measure(two_layers(), [batch], names, np.random.default_rng(0))
     assert scores["gradsign"] == 13.0
+    assert scores["gradsign_mean"] == 13 / 8
     assert scores["synflow"] == pytest.approx(math.log(8.0))
     assert scores["params"] == 8.0
     assert scores["macs"] == 8.0
-    assert synflow_raw(Signals(two_layers(), [batch])) == 8.0
+    assert scores["synflow_raw"] == 8.0
 
 
 class Residual(nn.Module):
@@ -287,8 +288,7 @@ def test_synflow_survives_depth_that_overflows_float64():
     # The first layer's weights carry what enters without its bias, the 401 others all that passes them.
     expected = math.log(last / 64) + 400 * math.log(64) + math.log(first + 401 * entering)
     assert value == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(NotDefined, match="above"):
-        synflow_raw(Signals(network, [images()]))
+    assert "above 1.8e308" in reason(network, "synflow_raw")
 
 
 def test_synflow_equals_plain_arithmetic_where_branches_and_biases_meet():
@@ -302,7 +302,7 @@ def test_synflow_equals_plain_arithmetic_where_branches_and_biases_meet():
             parameter.copy_(own[name].abs())
     twin(torch.ones(1, 3, 9, 9, dtype=torch.float64)).sum().backward()
     expected = sum((layer.weight * layer.weight.grad).sum().item() for _, layer in products.weighted_layers(twin))
-    assert synflow_raw(Signals(network.float(), [images()])) == pytest.approx(expected, rel=1e-6)
+    assert score(network.float(), "synflow_raw") == pytest.approx(expected, rel=1e-6)
 
 
 def test_synflow_states_its_rules():

@@ -1,0 +1,47 @@
+"""The Hessian of a minibatch's mean cross-entropy, times its gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from predictors.proxies.products import unique_weights
+from predictors.proxies.proxy import NotDefined
+from predictors.proxies.summed import mean_loss
+from predictors.proxies.whole_batch import together
+from search_spaces.networks.memory import ran_out
+
+if TYPE_CHECKING:
+    from predictors.proxies.signals import Signals
+
+
+def curvature(signals: Signals) -> float:
+    """See `Signals.curvature`.
+
+    The gradient that the Hessian is multiplied by is the one that is differentiated: one forward pass, its backward
+    pass, and the backward pass of both. The published code computes the gradient once more, from its own pass.
+    """
+    images, labels = signals.batches[0]
+    network = together(signals.copy())
+    weights = list(unique_weights(network).values())
+    # Attention in its plain form: the fused kernels cannot be differentiated twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        loss = mean_loss(network, images, labels)
+        try:
+            first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            met = [(weight, gradient) for weight, gradient in zip(weights, first, strict=True) if gradient is not None]
+            length = torch.stack([(gradient * gradient.detach()).sum() for _, gradient in met]).sum()
+            if not length.requires_grad:
+                raise NotDefined("the gradient does not depend on the weights")
+            second = torch.autograd.grad(length, [weight for weight, _ in met], allow_unused=True)
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            raise NotDefined(f"the network cannot be differentiated twice: {error}") from error
+    return sum(
+        float((weight.detach() * product).sum(dtype=torch.float64))
+        for (weight, _), product in zip(met, second, strict=True)
+        if product is not None
+    )
