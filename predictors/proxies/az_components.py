@@ -64,8 +64,9 @@ class Trainability(Proxy):
     """The mean over blocks but the first of 2 − σ − 1/(σ + 1e-6), σ the spectral norm of the block's Jacobian.
 
     σ is that of E[g ⊗ s] over images and positions, s random signs in place of the gradient of a block's output and g
-    what they become at the output of the block before, with the positions that a stride covers as channels. 0 is best:
-    σ = 1 neither lets gradients vanish nor explode. The published code gives −∞ to a network one of whose blocks hands
+    what they become at the output of the block before, with the positions that a stride covers as channels (where sizes
+    do not fit, an extension, as if zeros lay beyond the edge). 0 is best: σ = 1 neither lets gradients vanish nor
+    explode. The published code gives −∞ to a network one of whose blocks hands
     on its input; here it is undefined.
     """
 
@@ -76,8 +77,8 @@ class Trainability(Proxy):
         formula="mean over blocks of 2 − σ − 1/(σ + 1e-6), σ the spectral norm of the block's mean Jacobian, for noise",
         needs=frozenset(("forward", "backward", "feature_maps")),
         failure=(
-            "Undefined without a row of blocks, where one hands on its input or does not depend on it, and where "
-            "strides do not divide the sizes."
+            "Undefined without a row of blocks, and where one hands on its input, does not depend on it, or gives more "
+            "positions than it gets."
         ),
     )
 

@@ -137,18 +137,17 @@ def _steps(outputs: list[Tensor], generator: torch.Generator) -> Iterator[float]
 
 
 def _folded(place: int, gradient: Tensor, made: Tensor) -> Tensor:
-    """The positions that one position of the output covers, as channels."""
+    """The positions that one position of the output covers, as channels; zeros at the end where sizes do not fit."""
     before, after = gradient.shape[2:], made.shape[2:]
     if gradient.ndim != made.ndim or (made.ndim == 3 and gradient.shape[1] != made.shape[1]):
         raise NotDefined(f"block {place} makes {tuple(made.shape)} of {tuple(gradient.shape)}")
     if made.ndim == 3 or before == after:
         return gradient
-    factor = before[0] // after[0]
-    if (after[0] * factor, after[1] * factor) != tuple(before):
-        raise NotDefined(
-            f"block {place} makes {tuple(after)} positions of {tuple(before)}, no whole number of them each"
-        )
-    return F.pixel_unshuffle(gradient, factor)
+    if before[0] < after[0] or before[1] < after[1]:
+        raise NotDefined(f"block {place} makes {tuple(after)} positions of {tuple(before)}, which is more")
+    factor = max(-(-before[0] // after[0]), -(-before[1] // after[1]))
+    margins = (0, after[1] * factor - before[1], 0, after[0] * factor - before[0])
+    return F.pixel_unshuffle(F.pad(gradient, margins), factor)
 
 
 def _channels_last(x: Tensor) -> Tensor:
