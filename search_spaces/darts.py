@@ -182,16 +182,31 @@ class Darts(SearchSpace):
         """(2, d): exact. Raises `InvalidSpace` if no row is left."""
         ends = []
         for sign in (1, -1):
-            halves = []
-            for cell in range(len(CELLS)):
-                costs = sign * self._prices[cell, :, :, MACS].astype(np.float64)
-                allowed = self._allowed_in(cell)
-                half = self._cells.cheapest(allowed, costs[self._cells.reads_input.astype(np.intp)])
-                if half is None:
-                    raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
-                halves.append(half)
-            ends.append(np.concatenate(halves))
+            halves = [self._cheapest(cell, sign) for cell in range(len(CELLS))]
+            found = [half for half in halves if half is not None]
+            if len(found) < len(halves):
+                raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
+            ends.append(np.concatenate(found))
         return np.stack(ends)
+
+    def _cheapest(self, cell: int, sign: int) -> Genes | None:
+        """(width,): the genes of one cell with the least of ``sign`` times the MACs; None if none is left."""
+        allowed, count = self._allowed_in(cell), len(self._operations)
+        if self.identity == "function":
+            costs = sign * self._prices[cell, :, :, MACS].astype(np.float64)
+            return self._cells.cheapest(allowed, costs[self._cells.reads_input.astype(np.intp)])
+        # Nodes are independent of one another where rows are not united.
+        pairs: list[int] = []
+        operations: list[int] = []
+        for node, (table, inputs) in enumerate(zip(self._tables[cell], self._cells.inputs, strict=True)):
+            first, second = allowed[self._cells.nodes - 1 + 2 * node :][:2, :count]
+            read = allowed[node - 1, : len(inputs)] if node else np.ones(1, dtype=bool)
+            left = read[:, None, None] & first[:, None] & second
+            costs = np.where(left, sign * table[MACS].reshape(left.shape), np.inf)
+            pair, *two = np.unravel_index(int(costs.argmin()), costs.shape)
+            pairs.append(int(pair))
+            operations += map(int, two)
+        return np.array([*pairs[1:], *operations], dtype=np.int8)
 
     # ------------------------------------------------------------------ notation
 

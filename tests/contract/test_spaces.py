@@ -372,6 +372,28 @@ def test_an_exhausted_space_returns_what_it_has(space: SearchSpace, rng: np.rand
     assert sorted(space.keys(found)) == sorted(space.keys(everything))
 
 
+def test_any_restriction_is_kept(space: SearchSpace) -> None:
+    """Also those that leave few canonical rows, or none."""
+    rows, rng = listed(space), np.random.default_rng(3)
+    for _ in range(12):
+        kept = [np.flatnonzero(rng.random(size) < 0.6) for size in space.sizes]
+        shown = zip(space.choices, kept, strict=True)
+        confined = space.restrict({c.name: [c.options[i] for i in left] for c, left in shown if len(left)})
+        left = distinct(confined.canonical(rows[confined.valid(rows)]))
+        assert confined.cardinality in ([len(left)] if space.uniform else [len(left), None])
+        found = confined.sample(100, rng)
+        assert {row.tobytes() for row in found} <= {row.tobytes() for row in left}
+        assert len(found) == min(100, len(left))
+        with pytest.raises((InvalidArchitecture, Unsupported)):
+            confined.from_notation(["no such"])
+        if not len(left):
+            with pytest.raises(InvalidSpace, match="no architecture"):
+                confined.extremes()
+        elif "macs" in space.counted:
+            macs = confined.cost(left)["macs"]
+            assert confined.cost(confined.extremes())["macs"].tolist() == [macs.min(), macs.max()]
+
+
 # ---------------------------------------------------------------------- cost
 
 
