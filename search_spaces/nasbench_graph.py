@@ -110,7 +110,7 @@ class NasBenchGraph(SearchSpace):
             "post_layers": check.integer("post_layers", post_layers, least=0, most=1),
             "operations": names,
             "nodes": check.integer("nodes", nodes, least=2),
-            "dropout": dropout and check.number("dropout", dropout, most=0.99),
+            "dropout": _dropout(dropout),
             "unused": check.boolean("unused", unused),
         }
         for field in unknown:
@@ -121,7 +121,7 @@ class NasBenchGraph(SearchSpace):
             raise InvalidSpace("must name another one than skip, which computes nothing", "operations")
         choices = [Choice(f"link{node}", tuple(range(node))) for node in range(2, NODES + 1)]
         choices += [Choice(f"op{node}", tuple(names)) for node in range(1, NODES + 1)]
-        super().__init__("nasbench_graph", choices, options, identity=identity, uniform=True)
+        super().__init__("nasbench_graph", choices, options, identity=identity, uniform=True, why=_computes_nothing)
         self._skip = names.index("skip") if "skip" in names else -1
         self._places = np.append(np.cumprod(self.sizes[:0:-1], dtype=np.int32)[::-1], np.int32(1))
 
@@ -168,7 +168,8 @@ class NasBenchGraph(SearchSpace):
     def _parse(self, text: str) -> list[int]:
         found = _PATTERN.fullmatch(text.strip())
         if found is None:
-            message = f"must read {self._write(self._left()[:1])[0]}, is {text[:200]!r}"
+            form = self._write(np.zeros((1, len(self.choices)), dtype=np.int8))[0]
+            message = f"must read as {form}, is {text[:200]!r}"
             raise InvalidArchitecture(message, row=0, field="notation")
         groups = found.groups()[1:]
         links, names = [int(number) for number in groups[:NODES]], groups[NODES:]
@@ -180,8 +181,6 @@ class NasBenchGraph(SearchSpace):
                     f"no such operation {given!r}, operations" if isinstance(given, str) else f"reads {given}, options"
                 )
                 raise InvalidArchitecture(f"{what} are {list(choice.options)}", row=0, field=choice.name)
-        if set(names) == {"skip"}:
-            raise InvalidArchitecture("four skips compute nothing", row=0, field="notation")
         return [c.options.index(given) for c, given in zip(self.choices, [*links[1:], *names], strict=True)]
 
     # ------------------------------------------------------------------ what it costs, and how it is built
@@ -291,6 +290,16 @@ class NasBenchGraph(SearchSpace):
         feeds[np.arange(n)[:, None], sources, np.arange(1, last)] = True
         feeds[:, 1:last, last] = ~feeds[:, 1:last, 1:last].any(axis=2)
         return compact(present, feeds, nodes, labels)
+
+
+def _dropout(value: Any) -> float:
+    """A share below 1, checked. 0.0 is 0: keys are stored under that."""
+    return 0 if type(value) in (int, float) and value == 0 else check.number("dropout", value, most=0.99)
+
+
+def _computes_nothing(row: Genes) -> tuple[str, str]:
+    """(field, message) of a row (7,) that cannot be built."""
+    return "operations", "four skips compute nothing"
 
 
 # ---------------------------------------------------------------------- which networks are the same

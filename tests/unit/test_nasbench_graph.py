@@ -255,8 +255,8 @@ def test_dropout_is_a_matter_of_training() -> None:
         ("[0, 0, 3, 0], ['gcn', 'gcn', 'gcn', 'gcn']", "link3", "reads 3, options are [0, 1, 2]"),
         ("[0, 0, 0, -1], ['gcn', 'gcn', 'gcn', 'gcn']", "link4", "reads -1"),
         ("[0, 0, 0, 0], ['gcn', 'gcn', 'mlp', 'gcn']", "op3", "no such operation 'mlp'"),
-        ("[0, 1, 2, 3], ['skip', 'skip', 'skip', 'skip']", "notation", "compute nothing"),
-        ("[0, 0, 0], ['gcn', 'gcn', 'gcn']", "notation", "must read [0, 0, 0, 0], ['gat'"),
+        ("[0, 1, 2, 3], ['skip', 'skip', 'skip', 'skip']", "operations", "compute nothing"),
+        ("[0, 0, 0], ['gcn', 'gcn', 'gcn']", "notation", "must read as [0, 0, 0, 0], ['gat'"),
         ("Arch([0, 0, 0, 0], ['gcn', 'gcn', 'gcn', 'gcn']", "notation", "must read"),
     ],
 )
@@ -270,7 +270,7 @@ def test_four_skips_cannot_be_built() -> None:
     space = NasBenchGraph()
     genes: Genes = np.array([[0, 0, 0, 8, 8, 8, 8], [0, 0, 0, 8, 8, 8, 1]], dtype=np.int8)
     assert space.valid(genes).tolist() == [False, True]
-    with pytest.raises(InvalidArchitecture, match="row 0: cannot be built"):
+    with pytest.raises(InvalidArchitecture, match="row 0: operations: four skips compute nothing"):
         space.check(genes)
 
 
@@ -284,6 +284,8 @@ def test_four_skips_cannot_be_built() -> None:
         ({"post_layers": 2}, "post_layers"),
         ({"dropout": 1}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
+        ({"dropout": ""}, "dropout"),
+        ({"dropout": False}, "dropout"),
         ({"nodes": 1}, "nodes"),
         ({"layers": 4}, "layers"),
     ],
@@ -292,6 +294,10 @@ def test_options_are_refused_by_name(options: dict[str, Any], field: str) -> Non
     with pytest.raises(InvalidSpace) as refused:
         NasBenchGraph(**options)
     assert refused.value.field == field
+
+
+def test_no_dropout_is_one_option() -> None:
+    assert NasBenchGraph(dropout=0.0).digest == NasBenchGraph().digest
 
 
 def test_it_reads_no_images_and_has_no_super_network() -> None:
