@@ -216,8 +216,8 @@ def _broken_rule(row: Genes) -> tuple[str, str]:
         return f"module{last}", f"is {int(codes[last - 1])}, but there is no module{last - 1} before it: it is 0"
     halvings, doublings = int(np.isin(codes, HALVING).sum()), int(np.isin(codes, DOUBLING).sum())
     if not HALVINGS[0] <= halvings <= HALVINGS[1]:
-        return "", f"halves the resolution {halvings} times, allowed are {HALVINGS[0]} to {HALVINGS[1]}"
-    return "", f"doubles the channels {doublings} times, allowed are {DOUBLINGS[0]} to {DOUBLINGS[1]}"
+        return "modules", f"halves the resolution {halvings} times, allowed are {HALVINGS[0]} to {HALVINGS[1]}"
+    return "modules", f"doubles the channels {doublings} times, allowed are {DOUBLINGS[0]} to {DOUBLINGS[1]}"
 
 
 def _costs(options: dict[str, Any]) -> IntArray:

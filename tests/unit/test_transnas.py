@@ -181,10 +181,10 @@ def test_there_are_3256_chains() -> None:
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [
-        ("1111", "", "halves the resolution 0 times, allowed are 1 to 4"),
-        ("333324", "", "halves the resolution 5 times"),
-        ("11133", "", "doubles the channels 0 times, allowed are 1 to 3"),
-        ("22224", "", "doubles the channels 5 times"),
+        ("1111", "modules", "halves the resolution 0 times, allowed are 1 to 4"),
+        ("333324", "modules", "halves the resolution 5 times"),
+        ("11133", "modules", "doubles the channels 0 times, allowed are 1 to 3"),
+        ("22224", "modules", "doubles the channels 5 times"),
         ("444", "notation", "4 to 6 digits 1 to 4"),
         ("4141414", "notation", "4 to 6 digits"),
         ("41514", "notation", "41514"),
