@@ -152,7 +152,7 @@ class Zero(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sides = [-(-side // self._stride) for side in x.shape[2:]]
-        return x.new_zeros((len(x), self._outputs, *sides))
+        return x.new_zeros((x.shape[0], self._outputs, *sides))
 
 
 def _operation(name: str, inputs: int, outputs: int, stride: int, device: Device) -> nn.Module:
