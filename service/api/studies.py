@@ -19,11 +19,12 @@ from service.api.deps import (
 from service.api.documents import problems
 from service.api.spaces import NEW
 from service.api.transactions import Write, transaction
-from service.db import cloning, exports, front, population, proxies, studies
+from service.db import cloning, exports, front, population, proxies, scored, standing, studies
 from service.wire.base import MetricName, Page
 from service.wire.jobs import JobOut, ScoreOut
 from service.wire.population import PopulationOut, Rows
 from service.wire.searches import PredictedOut
+from service.wire.standing import ProxyStandings
 from service.wire.studies import (
     ArchitectureOut,
     CloneIn,
@@ -130,6 +131,33 @@ def get_population(
     with db.read() as session:
         found = population.sample(session, study, metric, rows)
     return population.describe(found, kept)
+
+
+@router.get("/studies/{study}/proxies", responses=problems(404))
+def get_proxies(
+    study: NameInPath,
+    db: Db,
+    metric: Annotated[MetricName, Query(description="The measured metric that scores are compared with.")],
+    rows: Annotated[
+        Rows, Query(description="drawn: probes, random searches' trials and imports; all: what searches chose as well.")
+    ] = "drawn",
+    proxies: Annotated[
+        list[MetricName] | None,
+        Query(
+            max_length=scored.MOST_PROXIES,
+            description="Scores to compare, any measured metrics; by default all zero-cost proxies that were scored.",
+        ),
+    ] = None,
+) -> ProxyStandings:
+    """Get what zero-cost proxies are worth in a study.
+
+    How their scores rank what was measured of the same architectures, overall and within the best tenth, with 95 %
+    bootstrap intervals; what a score costs; and each beside MACs and parameters. Of more than 2,000 architectures so
+    many are drawn.
+    """
+    with db.read() as session:
+        found = scored.sample(session, study, metric, rows, proxies or ())
+    return standing.describe(found)
 
 
 @router.get("/studies/{study}/hypervolume", responses=problems(404))

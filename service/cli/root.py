@@ -27,6 +27,7 @@ from service.cli import (
     searches,
     serve,
     spaces,
+    standing,
     studies,
     supernets,
     verify,
@@ -59,6 +60,7 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(searches.app, name="search")
 app.add_typer(predictors.app, name="predictors")
 app.add_typer(proxies.app, name="proxies")
+proxies.app.command("compare")(standing.compare)
 searches.app.command("confirm")(confirm.confirm)
 searches.app.command("verify")(verify.verify)
 app.command("import")(exchange.import_measurements)

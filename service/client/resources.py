@@ -21,6 +21,7 @@ from service.wire.jobs import JobOut, ScoreOut
 from service.wire.population import PopulationOut, Rows
 from service.wire.searches import AuditIn, ExtendIn, PredictedOut, PredictorOut, SearchIn, SearchOut, TrialOut
 from service.wire.spaces import DatasetOut, SpaceIn, SpaceOut, SupernetIn, SupernetOut
+from service.wire.standing import ProxyStandings
 from service.wire.studies import (
     ArchitectureOut,
     CloneIn,
@@ -248,6 +249,18 @@ class Studies:
         said = json.dumps({choice: builtins.list(kept) for choice, kept in rules.items()}) if rules else None
         query = {"metric": metric, "rows": rows, "rules": said}
         return self._http.get(PopulationOut, f"{_study(name)}/population", query)
+
+    def proxies(
+        self, name: str, metric: str, *, rows: Rows = "drawn", proxies: Sequence[str] | None = None
+    ) -> ProxyStandings:
+        """What zero-cost proxies are worth: how they rank what was measured, beside MACs and parameters.
+
+        ``rows``: without what searches chose ("drawn"), or "all". ``proxies``: by default all that were scored.
+        """
+        given = builtins.list(proxies) if proxies is not None else None
+        return self._http.get(
+            ProxyStandings, f"{_study(name)}/proxies", {"metric": metric, "rows": rows, "proxies": given}
+        )
 
     def architecture(self, name: str, key: str) -> ArchitectureOut:
         """One architecture and what the study measured of it."""

@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from service.core.metrics import metric as known_metric
 from service.core.objectives import Direction
 from service.core.states import COUNTED
-from service.dashboard import findings, populations, views
+from service.dashboard import findings, populations, proxies, views
 from service.dashboard.formats import axis, config_summary
 from service.dashboard.populations import GivenRows, GivenRules
+from service.dashboard.proxies import GivenProxy
 from service.dashboard.route import Db, Metric, StudyName
 from service.db import front, searches, studies, trials
 from service.wire.base import Json
@@ -55,6 +56,14 @@ def get_population(
 ) -> Json:
     """Distribution functions of what was measured, and of what a restriction leaves."""
     return populations.plot_values(db, study, metric, rows, rules)
+
+
+@router.get("/proxies")
+def get_proxies(
+    study: StudyName, db: Db, metric: Metric = None, rows: GivenRows = "drawn", proxy: GivenProxy = None
+) -> Json:
+    """Scores by one proxy against what was measured."""
+    return proxies.plot_values(db, study, metric, rows, proxy)
 
 
 def front_data(s: Session, study: StudyOut, x: str, y: str) -> Json:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from service.core.metrics import metric
+from service.db.standing import title
 
 _LABELS: Mapping[str, str] = {
     "error": "Error",
@@ -16,8 +17,6 @@ _LABELS: Mapping[str, str] = {
     "macs": "MACs",
     "params": "Parameters",
     "latency_ms": "Latency",
-    "gradsign": "GradSign",
-    "synflow": "SynFlow",
 }
 # d3-format strings of axes and tooltips by unit; what is not listed has three or four digits.
 _AXES: Mapping[str, tuple[str, str]] = {
@@ -57,6 +56,12 @@ def plain(number: float | None, digits: int = 3) -> str:
     return f"{number:.{digits - 1}e}".replace("-", "−")
 
 
+def fixed(number: float, digits: int = 2) -> str:
+    """A number with so many digits behind the point."""
+    # Adding 0 makes the negative zero that rounding leaves a plain one.
+    return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
 def count(number: float) -> str:
     """A count with a prefix: ``950``, ``1.2 M``, ``305 M``."""
     for factor, prefix in _PREFIXES:
@@ -69,7 +74,7 @@ def count(number: float) -> str:
 def heading(name: str) -> str:
     """A metric's name where its values carry their unit: ``Latency on cpu-a``."""
     base, _, device = name.partition("@")
-    text = _LABELS.get(base, base.replace("_", " "))
+    text = _LABELS.get(base) or title(base).replace("_", " ")
     return f"{text} on {device}" if device else text
 
 
@@ -132,6 +137,11 @@ def duration_until(time: datetime) -> str:
 def words(name: str) -> str:
     """A name of the interface as people write it: ``out of memory``."""
     return name.replace("_", " ")
+
+
+def capitalised(text: str) -> str:
+    """A sentence's beginning; the rest stays as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def short_key(key: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.core.errors import NotFound
-from service.dashboard import data, login, populations, views, work
+from service.dashboard import data, login, populations, proxies, views, work
 from service.dashboard.populations import GivenRows, GivenRules
 from service.dashboard.rendering import asset, page
 from service.dashboard.route import Db, Metric, PageRoute, StudyName, Token
@@ -112,6 +112,12 @@ def population_page(
     """How a metric is spread over what was measured, and over what a restriction leaves."""
     values = populations.page_values(db, study, metric, rows, rules)
     return page("population.html", 422 if values["refused"] else 200, **values)
+
+
+@_pages.get("/studies/{study}/proxies")
+def proxies_page(study: StudyName, db: Db, metric: Metric = None, rows: GivenRows = "drawn") -> Response:
+    """What zero-cost proxies are worth in a study."""
+    return page("proxies.html", **proxies.page_values(db, study, metric, rows))
 
 
 @_pages.get("/studies/{study}/architectures/{key}")

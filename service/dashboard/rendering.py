@@ -54,8 +54,10 @@ def _environment() -> Environment:
     environment.filters.update(
         {
             "ago": formats.duration_since,
+            "capitalised": formats.capitalised,
             "clip": formats.clip,
             "duration": formats.duration,
+            "fixed": formats.fixed,
             "heading": formats.heading,
             "label": formats.label,
             "plain": formats.plain,

@@ -57,7 +57,7 @@ def sample(s: Session, study_name: str, name: str, rows: Rows = "drawn") -> Samp
         contexts = ledger.study_contexts(s, study.id, studies.circumstances(s, study), [name])
         ids, values = columns.values(contexts, name)
     measured = len(ids)
-    by_search = np.isin(ids, _chosen(s, study))
+    by_search = np.isin(ids, chosen(s, study))
     if rows == "drawn":
         ids, values, by_search = ids[~by_search], values[~by_search], by_search[~by_search]
     if len(ids) < 2:
@@ -142,7 +142,7 @@ def _spread(found: Sample, genes: Genes, values: Values) -> SpreadOut:
     return SpreadOut.model_validate({**asdict(made), "curve": curve, "choices": choices})
 
 
-def _chosen(s: Session, study: Study) -> IntArray:
+def chosen(s: Session, study: Study) -> IntArray:
     """Ids of the architectures that only searches which choose have measured."""
     drawn = or_(Trial.probe, Search.designer == RANDOM)
     mine = (
@@ -151,8 +151,8 @@ def _chosen(s: Session, study: Study) -> IntArray:
         .where(Trial.study_id == study.id, Trial.state.in_(COUNTED))
         .distinct()
     )
-    chosen = np.array(s.scalars(mine.where(~drawn)).all(), dtype=np.int64)
-    return np.setdiff1d(chosen, np.array(s.scalars(mine.where(drawn)).all(), dtype=np.int64))
+    ids = np.array(s.scalars(mine.where(~drawn)).all(), dtype=np.int64)
+    return np.setdiff1d(ids, np.array(s.scalars(mine.where(drawn)).all(), dtype=np.int64))
 
 
 def _refuse(name: str, rows: Rows, measured: int) -> None:

@@ -25,7 +25,7 @@ class ShiftOut(Wire):
     """Some architectures beside all the others."""
 
     n: int = Field(description="How many they are.")
-    median: float
+    median: float = Field(description="In the metric's unit.")
     difference: float = Field(
         description="Their mean minus the others', in the metric's unit: the area between the distribution functions."
     )
@@ -38,13 +38,13 @@ class OptionShift(Wire):
     """What one option of a choice shifts."""
 
     option: str | int | float | None = Field(description="Null: the choice is inactive.")
-    shift: ShiftOut
+    shift: ShiftOut = Field(description="Architectures with this option beside all others.")
 
 
 class ChoiceShift(Wire):
     """How far one choice shifts the values."""
 
-    choice: str
+    choice: str = Field(description="Its name.")
     effect: float = Field(description="Share of the variance of ranks that the choice explains, 0 to 1.")
     p: float = Field(description="That of Kruskal and Wallis' test, corrected for the number of choices.")
     options: list[OptionShift]
@@ -54,10 +54,10 @@ class SpreadOut(Wire):
     """A sample of architectures, described."""
 
     n: int = Field(description="Architectures.")
-    curve: CurveOut
-    best: float
-    median: float
-    mean: float
+    curve: CurveOut = Field(description="Their distribution function.")
+    best: float = Field(description="In the metric's unit.")
+    median: float = Field(description="In the metric's unit.")
+    mean: float = Field(description="In the metric's unit.")
     mean_low: float = Field(description="Lower end of the mean's 95 % interval.")
     mean_high: float = Field(description="Upper end of the mean's 95 % interval.")
     choices: list[ChoiceShift] = Field(description="By effect, the largest first.")
@@ -68,9 +68,9 @@ class PopulationOut(Wire):
 
     metric: MetricName
     direction: Direction
-    rows: Rows
+    rows: Rows = Field(description="Which architectures were asked for.")
     measured: int = Field(description="Architectures with a value, however they came to be measured.")
     chosen: int = Field(description="Of those described, how many a search chose for what it expected of them.")
-    whole: SpreadOut
+    whole: SpreadOut = Field(description="All that are described.")
     restricted: SpreadOut | None = Field(description="Those that the rules leave; null without rules.")
     shift: ShiftOut | None = Field(description="Those that the rules leave beside all others.")

@@ -62,6 +62,13 @@ def test_names_and_times_are_for_people() -> None:
     assert [formats.duration(s) for s in (0.42, 42, 252, 12_000)] == ["0.4 s", "42 s", "4 min 12 s", "3 h 20 min"]
     assert formats.config_summary({"a.b": 1, "r": 8, "a.b.c": 2}, items=2) == "r 8, a.b 1 and 1 more"
     assert formats.config_summary({}) == ""
+    assert [formats.heading(name) for name in ("synflow", "macs", "own_score@a")] == [
+        "SynFlow",
+        "MACs",
+        "own score on a",
+    ]
+    assert [formats.fixed(number) for number in (0.676, -0.104, -0.004, -1)] == ["0.68", "−0.10", "0.00", "−1.00"]
+    assert formats.capitalised("no better than MACs") == "No better than MACs"
 
 
 def test_diagrams_say_what_their_lines_mean() -> None:
