@@ -384,3 +384,14 @@ def test_graphs() -> None:
     assert edges == {(0, 1), (1, 2), (1, 3), (2, 3), (3, 4), (3, 5), (4, 5), (5, 6), (6, 7)}
     labels, _ = drawn(MACRO, MACRO.from_notation(["1124"]))
     assert labels[2:-1] == ["block"] * 4 + ["double", "block", "double_halve", "block"]
+
+
+def test_networks_are_exported_for_batches_of_any_size() -> None:
+    space = TransNasMicro(resolution=32, channels=4)
+    row = space.from_notation(["0-1-0-2-0-3"])[0]
+    network = space.build(row).eval()
+    images = torch.zeros(2, *space.input_shape(row))
+    exported = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
+    more = torch.randn(5, *space.input_shape(row), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(exported.module()(more), network(more))
