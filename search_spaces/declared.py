@@ -29,6 +29,9 @@ from search_spaces.space import (
 MAX_CHOICES = 16_384
 MAX_DEEP = 64
 """Choices that the conditions of one choice may rest on, directly and through others."""
+MAX_TOTAL = 1 << 18
+"""Options of all choices together, and choices that the conditions of all choices together rest on: a space is read
+while its user waits."""
 MAX_TEXT = 200
 """Characters of a name, and of an option that is text."""
 MAX_NODES = 512
@@ -218,6 +221,7 @@ def _read(choices: Sequence[Any]) -> tuple[list[Choice], list[Conditions], list[
     columns: dict[str, int] = {}
     later = {item["name"] for item in choices if isinstance(item, Mapping) and isinstance(item.get("name"), str)}
     needs: list[Needs] = []
+    listed, followed = 0, 0
     for index, item in enumerate(choices):
         field = f"choices.{index}"
         if not isinstance(item, Mapping):
@@ -229,7 +233,14 @@ def _read(choices: Sequence[Any]) -> tuple[list[Choice], list[Conditions], list[
         if name in columns:
             raise InvalidSpace(f"{name!r} is the name of choices.{columns[name]} too", f"{field}.name")
         made.append(Choice(name, _options(f"{field}.options", item.get("options"))))
+        listed += len(made[-1].options)
+        if listed > MAX_TOTAL:
+            raise InvalidSpace(f"choices up to here have {listed:,} options, at most {MAX_TOTAL:,}", f"{field}.options")
         when, need = _when(f"{field}.when", item.get("when", {}), name, made, columns, needs, later)
+        followed += len(need)
+        if followed > MAX_TOTAL:
+            message = f"conditions up to here rest on {followed:,} choices in all, at most {MAX_TOTAL:,} are followed"
+            raise InvalidSpace(message, f"{field}.when")
         columns[name] = index
         conditions.append(when)
         needs.append(need)
@@ -305,10 +316,11 @@ def _options(field: str, values: Any) -> tuple[Option, ...]:
         raise InvalidSpace(f"must have 1 to {MAX_OPTIONS} items, has {len(values)}", field)
     found = tuple(_option(f"{field}.{index}", value) for index, value in enumerate(values))
     # Compared as text: in a CSV file, or as a label, 3 and "3" are one.
-    written = [str(value) for value in found]
-    for index, text in enumerate(written):
-        if text in written[:index]:
+    written: set[str] = set()
+    for index, text in enumerate(map(str, found)):
+        if text in written:
             raise InvalidSpace(f"{text!r} is there already", f"{field}.{index}")
+        written.add(text)
     return found
 
 

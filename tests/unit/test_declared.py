@@ -87,6 +87,16 @@ BAD: list[tuple[Any, str, str]] = [
         "rests on 65",
     ),
     ([{"name": str(n), "options": [1]} for n in range(MAX_CHOICES + 1)], "choices", "has 16385"),
+    (
+        [{"name": str(n), "options": list(range(127))} for n in range(2065)],
+        "choices.2064.options",
+        "have 262,255 options",
+    ),
+    (
+        [{"name": str(n), "options": [1], "when": {str(n - 1): [1]} if n % 64 else {}} for n in range(8_400)],
+        "choices.8331.when",
+        "rest on 262,146 choices",
+    ),
 ]
 
 
