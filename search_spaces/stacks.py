@@ -62,8 +62,10 @@ class Stack:
 
     def draw(self, genes: Genes, ways: Sequence[int], rng: np.random.Generator) -> None:
         """Draws the depths anew, in place, each as likely as its share of ``ways``."""
-        edges = np.cumsum(np.array(ways, dtype=np.float64))
-        genes[:, self.column] = np.searchsorted(edges[:-1] / edges[-1], rng.random(len(genes)), side="right")
+        # Python divides integers that are too large for floats.
+        total = sum(ways)
+        edges = np.cumsum([each / total for each in ways])[:-1]
+        genes[:, self.column] = np.searchsorted(edges, rng.random(len(genes)), side="right")
 
 
 def extremes(choices: Sequence[Choice], allowed: Bools) -> Genes:

@@ -208,6 +208,10 @@ class VisionTransformer(SearchSpace):
             for setting in product(range(len(get["heads"])), range(len(get["ratios"]))):
                 blocks.append(layout.block_cost(self._block(embedding, *setting)))
             blocks.append((0, 0))
+        # In Python's integers, which do not overflow.
+        most, of_block = (max(macs for _, macs in costs) for costs in (fixed, blocks))
+        if most + self._stack.deepest * of_block > np.iinfo(np.int64).max:
+            raise InvalidSpace("the largest network has more MACs than can be counted", "side")
         return np.array(fixed, dtype=np.int64).T, np.array(blocks, dtype=np.int64).T
 
     # ------------------------------------------------------------------ what it is built from

@@ -283,6 +283,24 @@ def test_bad_options_are_refused_by_field(options: dict[str, Any], field: str) -
     assert refused.value.field == field
 
 
+def test_a_space_of_more_networks_than_floats_hold_is_drawn_from() -> None:
+    sixteen, heads = list(range(1, 17)), [number for number in range(1, 22) if 2520 % number == 0]
+    layers = list(range(49, 65))
+    space = Hat(
+        qkv_dim=2520,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        decoder_ffn=sixteen,
+        decoder_heads=heads,
+        cross_heads=heads,
+        attends=sixteen,
+    )
+    assert space.cardinality > 1 << 1024
+    genes = space.sample(20, np.random.default_rng(0))
+    assert len(genes) == 20
+    assert space.valid(genes).all()
+
+
 def test_keys_of_the_published_space_never_change() -> None:
     space = Hat()
     assert (space.digest, *space.keys(space.extremes())) == (

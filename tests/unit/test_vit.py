@@ -312,6 +312,7 @@ def test_the_graph_of_a_small_network() -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"no_such": 1}, "no_such"),
     ({"side": 225}, "patch"),
+    ({"side": 4096, "patch": 1, "heads": [64], "head_dim": 1024}, "side"),
     ({"patch": 0}, "patch"),
     ({"classes": 0}, "classes"),
     ({"depths": [0]}, "depths"),
