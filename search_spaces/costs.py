@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from search_spaces.space import Genes, IntArray, InvalidSpace
 
+MAX_COSTS = 1 << 20
+"""What is listed at most: a part that may stand at a place, at a resolution."""
 _CHUNK = 8192
 """Rows whose costs are looked up at once: their indices stay in the cache."""
 
@@ -31,7 +33,7 @@ class CostTables:
     ``places`` are the parts that may stand at each place, one per setting, and the sides of their inputs,
     (resolutions,); places may differ in how many they have. The setting after a place's last leaves it empty.
     ``fixed_params`` and ``fixed_macs`` (resolutions,) are of what is the same in all networks. Raises `InvalidSpace` if
-    there are networks of more MACs than a 64-bit integer holds.
+    there are networks of more MACs than a 64-bit integer holds, or more than 2^20 costs to list.
     """
 
     def __init__(
@@ -40,6 +42,10 @@ class CostTables:
         fixed_params: int = 0,
         fixed_macs: IntArray | int = 0,
     ) -> None:
+        listed = sum((len(parts) + 1) * len(sides) for parts, sides in places)
+        if listed > MAX_COSTS:
+            message = f"all parts that may stand in a network have {listed:,} costs at so many resolutions, at most "
+            raise InvalidSpace(f"{message}{MAX_COSTS:,} are listed", "resolutions")
         # In Python's integers, which do not overflow.
         largest = [(parts, np.array([int(sides.max())], dtype=object)) for parts, sides in places]
         most = sum(max(int(part.macs(side)[0]) for part in parts) for parts, side in largest)

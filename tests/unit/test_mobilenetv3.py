@@ -104,6 +104,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"resolutions": [32, 32]}, "resolutions"),
     ({"resolutions": [0]}, "resolutions"),
     ({"resolutions": list(range(1, 129))}, "resolutions"),
+    (
+        {
+            "resolutions": list(range(1, 128)),
+            "kernels": list(range(1, 32, 2)),
+            "expansions": [*range(1, 17)],
+            "depths": [16],
+        },
+        "resolutions",
+    ),
     ({"depths": [17]}, "depths"),
     ({"stage_widths": [8] * 17}, "stage_widths"),
     ({"kernels": [3, 4]}, "kernels"),
