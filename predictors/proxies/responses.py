@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 BITS = 24
 """Bits in a word: what float32 adds up exactly, so that a matrix product packs them."""
-_UNITS = 1 << 20
-"""Units whose bits are numbers at a time; at most 2^24, so that counts are exact too."""
+_UNITS = 1 << 16
+"""Units whose bits are numbers at a time: few enough for a processor's cache, and for float32 to count them exactly."""
 _FLIPS, _FEWEST_FLIPS = 0.05, 4
 """Share and number of a call's bits that may differ in float64; healthy calls stay below a thousandth."""
 _NOISE = 0.1

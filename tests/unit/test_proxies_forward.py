@@ -186,18 +186,25 @@ def test_epe_nas_is_the_published_formula(outputs):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("kind", ["batch norm", "layer norm", "group norm"])
+@pytest.mark.parametrize("kind", ["batch norm", "layer norm", "group norm", "shared weight", "shared, one unused"])
 def test_ntk_is_the_published_formula_image_by_image(kind, whole):
     torch.manual_seed(3)
     norm = {
         "batch norm": lambda: nn.BatchNorm2d(4),
         "layer norm": lambda: nn.LayerNorm([4, 6, 6]),
         "group norm": lambda: nn.GroupNorm(2, 4),
+        "shared weight": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1),
+        "shared, one unused": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1),
     }[kind]()
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(64, 3)
     )
     nn.init.uniform_(norm.weight, 0.5, 2.0)
+    if kind.startswith("shared"):
+        network[3].weight = norm.weight
+    if kind == "shared, one unused":
+        network[5].register_module("spare", nn.Conv2d(4, 4, 3, groups=4))
+        network[5].spare.weight = norm.weight
     x, _ = batch(7)
     network.train()
     rows = []

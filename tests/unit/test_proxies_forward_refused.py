@@ -125,6 +125,17 @@ def exploding() -> nn.Module:
     return network
 
 
+class Borrowed(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.relu(self.layer(x)), self.layer.weight).flatten(1)
+
+
 class ChannelByChannel(nn.Module):
     """Its ReLU does not know which rows are one image."""
 
@@ -161,7 +172,13 @@ REFUSALS: dict[str, tuple[Callable[[], Proxy], Callable[[], nn.Module], Callable
     "noisy signs, regions": (LinearRegions, noisy, None, "signs turn"),
     "noisy signs, inputs": (lambda: LinearRegions(inputs=20), noisy, None, "signs turn"),
     "noisy representation": (DiffusionEntropy, noisy, None, "rounding noise"),
-    "zero by structure": (NtkCondition, lambda: chain(*noisy()[:4], nn.Linear(8, 4, bias=False)), None, "float64"),
+    "borrowed weight": (NtkCondition, Borrowed, None, "outside of its layer"),
+    "zero by structure": (
+        NtkCondition,
+        lambda: chain(*noisy()[:4], nn.Linear(8, 4, bias=False)),
+        None,
+        "zero by structure",
+    ),
     "overflow, patterns": (NasWot, exploding, lambda: batch()[0] * 1e6, "overflowed"),
     "overflow, kernel": (NtkCondition, exploding, lambda: batch()[0] * 1e6, "not finite"),
     "rows are no images": (
