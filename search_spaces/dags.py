@@ -13,7 +13,7 @@ generator meets first (Ying et al., ICML 2019). It is found by trying all names:
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from itertools import permutations, product
 
 import numpy as np
@@ -113,7 +113,7 @@ def first(codes: Codes, vertices: int) -> Codes:
     return result
 
 
-@cache
+@lru_cache(maxsize=4)
 def classes(vertices: int, most_edges: int) -> Codes:
     """(k,), rising: the first codes of all classes of pruned graphs of at most so many edges; 423,624 for 7 and 9."""
     bare = np.arange(1 << len(edges(vertices)), dtype=np.int32) << LABEL_BITS
@@ -130,13 +130,16 @@ def classes(vertices: int, most_edges: int) -> Codes:
     onto_itself = (by_low[low] | by_high[high]) == bare[:, None]
     for these, become in zip(onto_itself.T, by_labels.T, strict=True):
         fits[these] &= become >= labels
-    graph, labelling = np.nonzero(fits)
-    found: Codes = bare[graph] | labels[labelling]
+    parts = []
+    for start in range(0, len(bare), _FEW):
+        graph, labelling = np.nonzero(fits[start : start + _FEW])
+        parts.append(bare[start + graph] | labels[labelling])
+    found: Codes = np.concatenate(parts)
     found.flags.writeable = False
     return found
 
 
-@cache
+@lru_cache(maxsize=4)
 def graphs(vertices: int, most_edges: int) -> tuple[Codes, Codes]:
     """(k,) each: all graphs, their labels 0, that pruned have at least one and at most so many edges; who is alive."""
     bare = np.arange(1 << len(edges(vertices)), dtype=np.int32) << LABEL_BITS

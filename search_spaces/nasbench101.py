@@ -19,13 +19,12 @@ of their own.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import dags, matrices
+from search_spaces import dags, matrices, nasbench101_costs
 from search_spaces import options as check
 from search_spaces.dags import LABEL_BITS, LABELS, Codes
 from search_spaces.graphs import compact
@@ -46,17 +45,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
-_TAPS = (9, 1, 0)
-"""Weights of each operation for a pair of channels."""
 _SIZES = ("in_channels", "classes", "resolution", "channels", "stacks", "cells")
 """The options that networks are made from."""
 
-_WIDTHS = dags.MOST_VERTICES - 2
-"""As many inner vertices can lead into the output, and be of different width."""
 _BEYOND = 1 << 60
 """Above all costs."""
-_CHUNK = 1 << 14
-"""Rows made at once: they stay in the cache."""
 
 
 @final
@@ -75,7 +68,7 @@ class NasBench101(SearchSpace):
     Options, all JSON; the defaults are the published cells and their networks for CIFAR-10:
 
     - ``max_vertices`` (3 to 7), input and output included; ``max_edges`` (1 to 21), of those on paths from input to
-      output. All classes are listed at first use; without a limit that is 19 million, a second and 80 MB.
+      output. All classes are listed at first use; without a limit that is 19 million, a second and 80 MB (400 in passing).
     - ``in_channels``, ``classes``: of the data set. ``resolution``: side of the images in pixels.
     - ``channels``: of the first stack; each further stack doubles them and halves the resolution.
     - ``stacks``; ``cells`` in each.
@@ -173,14 +166,16 @@ class NasBench101(SearchSpace):
         )
         return np.asarray(((codes & forbidden) == 0) & ((codes & needed) == needed))
 
-    def _classes_left(self) -> NDArray[np.intp]:
-        """(k,): which of all classes keep to the restriction."""
+    def _classes_left(self) -> Codes:
+        """(k,), rising: those of all classes that keep to the restriction."""
         codes = dags.classes(*self._limits)
-        left = np.flatnonzero(self._keeps(codes))
+        if not self._restricted:
+            return codes
+        codes = codes[self._keeps(codes)]
         if not self._operations_allowed.all():
-            genes = dags.unpack(codes[left], self._vertices)
-            left = left[(self._allowed[np.arange(len(self.choices)), genes] | ~self.active(genes)).all(axis=1)]
-        return left
+            genes = dags.unpack(codes, self._vertices)
+            codes = codes[(self._allowed[np.arange(len(self.choices)), genes] | ~self.active(genes)).all(axis=1)]
+        return codes
 
     def _rows_left(self) -> tuple[Codes, Codes, IntArray]:
         """(k,) each: the edges of all rows that keep to the restriction, who is alive, how many rows have them."""
@@ -197,8 +192,7 @@ class NasBench101(SearchSpace):
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         if self.identity == "function":
             left = self._classes_left()
-            chosen = left[rng.integers(len(left), size=count)] if len(left) else left
-            return dags.unpack(dags.classes(*self._limits)[chosen], self._vertices)
+            return dags.unpack(left[rng.integers(len(left), size=count)] if len(left) else left, self._vertices)
         bare, alive, ways = self._rows_left()
         ends = np.cumsum(ways)
         number = rng.integers(ends[-1], size=count) if len(ends) else np.empty(0, dtype=np.int64)
@@ -217,24 +211,49 @@ class NasBench101(SearchSpace):
             raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
         if self.identity == "row":
             return self._extreme_rows(self._rows_left()[0])
-        left = self._classes_left()
-        macs = _macs(self._limits, self._made_from)[left]
-        return dags.unpack(dags.classes(*self._limits)[left[[macs.argmin(), macs.argmax()]]], self._vertices)
+        return dags.unpack(self._extreme_classes(self._classes_left()), self._vertices)
 
     def _extreme_rows(self, bare: Codes) -> Genes:
         """(2, d): of rows with these edges the cheapest and the dearest: the costs of vertices add up."""
         codes, first = np.unique(dags.pruned(bare, self._vertices)[0], return_index=True)
         rows = dags.unpack(bare[first], self._vertices)
-        shown = self._inner(dags.pruned(codes, self._vertices)[1])[:, :, None]
-        per_vertex = _table(*self._made_from)[0][_places(codes, self._vertices)[:, :, None] + np.arange(LABELS), 1]
-        rest = _costs(codes, self._vertices, self._made_from)[:, 1] - per_vertex[:, :, 0].sum(axis=1)
         found = []
         for sign in (1, -1):
-            macs = np.where(shown & ~self._operations_allowed, _BEYOND, sign * per_vertex)
-            best = int((macs.min(axis=2).sum(axis=1) + sign * rest).argmin())
+            macs, rest = self._priced(codes, sign)
+            best = int((macs.min(axis=2).sum(axis=1) + rest).argmin())
             rows[best, len(self._edges) :] = macs[best].argmin(axis=1)
             found.append(rows[best].copy())
         return np.stack(found)
+
+    def _extreme_classes(self, codes: Codes) -> Codes:
+        """(2,): of these classes, in rising order, the first of the cheapest and the first of the dearest.
+
+        Not every labelling stands for a class, so those of a graph are looked at, where it may have the best one.
+        """
+        begins = np.flatnonzero(np.diff(codes >> LABEL_BITS, prepend=-1))
+        ends = np.append(begins[1:], len(codes))
+        found = []
+        for sign in (1, -1):
+            macs, rest = self._priced(codes[begins] >> LABEL_BITS << LABEL_BITS, sign)
+            bounds = macs.min(axis=2).sum(axis=1) + rest
+            best = (_BEYOND, 0)
+            for graph in np.argsort(bounds, kind="stable").tolist():
+                if bounds[graph] > best[0]:
+                    break
+                of_graph = codes[begins[graph] : ends[graph]]
+                totals = sign * nasbench101_costs.costs(of_graph, self._vertices, self._made_from)[:, 1]
+                best = min(best, (int(totals.min()), int(of_graph[totals.argmin()])))
+            found.append(best[1])
+        return np.array(found, dtype=np.int32)
+
+    def _priced(self, bare: Codes, sign: int) -> tuple[IntArray, IntArray]:
+        """``sign`` times the MACs, in pruned graphs without labels, of each operation at each inner vertex (m, k, 3),
+        `_BEYOND` where the restriction forbids it, and of all else (m,)."""
+        places = nasbench101_costs.places(bare, self._vertices)[:, :, None] + np.arange(LABELS)
+        macs = sign * nasbench101_costs.table(*self._made_from)[0][places, 1]
+        rest = sign * nasbench101_costs.costs(bare, self._vertices, self._made_from)[:, 1] - macs[:, :, 0].sum(axis=1)
+        shown = self._inner(dags.pruned(bare, self._vertices)[1])[:, :, None]
+        return np.where(shown & ~self._operations_allowed, _BEYOND, macs), rest
 
     # ------------------------------------------------------------------ notation
 
@@ -264,7 +283,7 @@ class NasBench101(SearchSpace):
 
     def cost(self, genes: Genes) -> dict[str, IntArray]:
         """``params`` and ``macs`` (of convolutions and the classifier), (n,) each."""
-        params, macs = _costs(self._built(self._batch(genes)), self._vertices, self._made_from).T
+        params, macs = nasbench101_costs.costs(self._built(self._batch(genes)), self._vertices, self._made_from).T
         return {"params": params, "macs": macs}
 
     def input_shape(self, row: Genes) -> tuple[int, ...]:
@@ -310,86 +329,3 @@ class NasBench101(SearchSpace):
         operations[:, 1:-1] = 1 + genes[:, len(self._edges) :]
         operations[:, -1] = 1 + LABELS
         return compact(present, adjacency, operations, ("input", *OPERATIONS, "output"))
-
-
-# ---------------------------------------------------------------------- costs
-
-
-def _costs(codes: Codes, vertices: int, made_from: tuple[int, ...]) -> IntArray:
-    """(n, 2): params and MACs of the networks of pruned cells, leftover channels given out in their order."""
-    per_vertex, fixed, direct = _table(*made_from)
-    result = np.empty((len(codes), 2), dtype=np.int64)
-    for start in range(0, len(codes), _CHUNK):
-        part = codes[start : start + _CHUNK]
-        places = _places(part, vertices) + dags.unpack(part, vertices)[:, len(dags.edges(vertices)) :]
-        from_input = dags.into(part, vertices - 1) & 1
-        result[start : start + _CHUNK] = per_vertex[places].sum(axis=1) + fixed + from_input[:, None] * direct
-    return result
-
-
-@lru_cache(maxsize=4)
-def _macs(limits: tuple[int, int], made_from: tuple[int, ...]) -> IntArray:
-    """(k,): of all classes."""
-    macs = _costs(dags.classes(*limits), limits[0], made_from)[:, 1]
-    macs.flags.writeable = False
-    return macs
-
-
-def _places(codes: Codes, vertices: int) -> NDArray[np.intp]:
-    """(n, k): where in `_table` the cost of each inner vertex lies, for the first of the operations.
-
-    A vertex is as wide as the first of the vertices leading into the output that it comes to without passing another:
-    only which one that is, and how many there are, counts.
-    """
-    last = vertices - 1
-    leading, alive = dags.into(codes, last) >> 1, dags.pruned(codes, vertices)[1]
-    count = np.bitwise_count(leading).astype(np.intp)
-    ranks: dict[int, NDArray[np.intp]] = {}
-    result = np.empty((len(codes), vertices - 2), dtype=np.intp)
-    for vertex in range(last - 1, 0, -1):
-        rank = np.full(len(codes), _WIDTHS - 1, dtype=np.intp)
-        for later in range(vertex + 1, last):
-            feeds = dags.into(codes, later) >> vertex & 1 > 0
-            rank = np.where(feeds, np.minimum(rank, ranks[later]), rank)
-        leads = leading >> (vertex - 1) & 1 > 0
-        rank = np.where(leads, np.bitwise_count(leading & ((1 << (vertex - 1)) - 1)), rank)
-        ranks[vertex] = rank
-        there, from_input = alive >> vertex & 1, dags.into(codes, vertex) & 1
-        result[:, vertex - 1] = ((count * _WIDTHS + rank) * 3 + there + (there & from_input)) * LABELS
-    return result
-
-
-@lru_cache(maxsize=64)
-def _table(
-    in_channels: int, classes: int, resolution: int, channels: int, stacks: int, cells: int
-) -> tuple[IntArray, IntArray, IntArray]:
-    """(params, MACs) of inner vertices (., 2), of what all networks have (2,), of an edge from input to output (2,).
-
-    Vertices by how many lead into the output, by which of these their width comes from, by whether they are dead,
-    alive, or alive and fed by the input, and by operation.
-    """
-    per_vertex = np.zeros((_WIDTHS + 1, _WIDTHS, 3, LABELS, 2), dtype=np.int64)
-    fixed = _layer(in_channels, channels, 9, resolution)
-    direct = np.zeros(2, dtype=np.int64)
-    for stack in range(stacks):
-        outputs, side = channels << stack, resolution >> stack
-        # Of the cells of a stack, all but the first one read what their own kind gives.
-        read = [outputs if place or not stack else outputs // 2 for place in range(cells)]
-        direct += sum(_layer(inputs, outputs, 1, side) for inputs in read)
-        for count in range(1, _WIDTHS + 1):
-            for rank in range(_WIDTHS):
-                width = outputs // count + (rank < outputs % count)
-                projections = sum(_layer(inputs, width, 1, side) for inputs in read)
-                for operation, taps in enumerate(_TAPS):
-                    own = cells * _layer(width, width, taps, side)
-                    per_vertex[count, rank, 1, operation] += own
-                    per_vertex[count, rank, 2, operation] += own + projections
-    width = channels << (stacks - 1)
-    fixed += np.array([width * classes + classes, width * classes])
-    return per_vertex.reshape(-1, 2), fixed, direct
-
-
-def _layer(inputs: int, outputs: int, taps: int, side: int) -> IntArray:
-    """(params, MACs) of a convolution with so many weights per pair of channels, and its norm; none without taps."""
-    weights = inputs * outputs * taps
-    return np.array([weights + 2 * outputs if taps else 0, weights * side**2], dtype=np.int64)
