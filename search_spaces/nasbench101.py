@@ -68,7 +68,8 @@ class NasBench101(SearchSpace):
     Options, all JSON; the defaults are the published cells and their networks for CIFAR-10:
 
     - ``max_vertices`` (3 to 7), input and output included; ``max_edges`` (1 to 21), of those on paths from input to
-      output. All classes are listed at first use; without a limit that is 19 million, a second and 80 MB (400 in passing).
+      output. All classes are listed at first use; without a limit that is 19 million, a second and 80 MB (and 400
+      in passing).
     - ``in_channels``, ``classes``: of the data set. ``resolution``: side of the images in pixels.
     - ``channels``: of the first stack; each further stack doubles them and halves the resolution.
     - ``stacks``; ``cells`` in each.
