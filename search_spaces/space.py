@@ -280,8 +280,14 @@ class SearchSpace(ABC):
     @final
     def check(self, genes: Any) -> Genes:
         """The same genes as an int8 array, or `InvalidArchitecture` that names the first bad row and choice."""
-        array = np.asarray(genes)
         width = len(self.choices)
+        try:
+            array = np.asarray(genes)
+        except ValueError:  # rows of different lengths
+            row = [_is_row(each, width) for each in genes].index(False)
+            raise InvalidArchitecture(
+                f"a row has {width} genes, got {genes[row]!r:.200}", row=row, field="genes"
+            ) from None
         if array.ndim != 2 or array.shape[1] != width:
             shape = "x".join(map(str, array.shape))
             raise InvalidArchitecture(f"a row has {width} genes, got an array of {shape}", row=0, field="genes")
@@ -556,6 +562,13 @@ class SearchSpace(ABC):
         if array.ndim != 2 or array.shape[1] != len(self.choices):
             raise ValueError(f"{self.name}: genes must be (n, {len(self.choices)}), got {array.shape}")
         return array
+
+
+def _is_row(genes: Any, width: int) -> bool:
+    try:
+        return np.shape(genes) == (width,)
+    except ValueError:
+        return False
 
 
 def _few(values: Iterable[Any]) -> str:

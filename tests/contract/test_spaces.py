@@ -254,6 +254,11 @@ def test_bad_genes_are_refused_by_row_and_field(space: SearchSpace, genes: Genes
         with pytest.raises(InvalidArchitecture):
             space.check(wrong)
     np.testing.assert_array_equal(space.check(genes.tolist()), genes)
+    rows = genes[:3].tolist()
+    for ragged in (rows[2][1:], [*rows[2][1:], [0]], [*rows[2], 0], 0, None):
+        with pytest.raises(InvalidArchitecture) as refused:
+            space.check([rows[0], rows[1], ragged])
+        assert (refused.value.row, refused.value.field) == (2, "genes")
 
 
 # ---------------------------------------------------------------------- moving about
