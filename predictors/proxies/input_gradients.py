@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from predictors.proxies.kept import keeping
 from predictors.proxies.proxy import NotDefined
-from predictors.proxies.whole_batch import PROBED, finite, in_double, mixes_images, relative_error, together
+from predictors.proxies.whole_batch import PROBED, finite, in_double, is_noise, mixes_images, together
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
 
-_NOISE = 0.1
-"""Median relative error of an image's gradient above which there is nothing in it; healthy ones stay below 1e-4."""
 _CONSTANT = 1e-6
 """Spread of a gradient, relative to its size, below which float32 cannot tell it from a constant."""
 
@@ -58,7 +56,7 @@ def input_gradients(signals: Signals) -> InputGradients:
     double = together(signals.copy(torch.float64))
     with keeping(double) as kept:
         expected = in_double(_pass, double, probes)
-    if relative_error(_pass(network, probes)[0], expected[0]) > _NOISE:
+    if is_noise(_pass(network, probes)[0], expected[0]):
         raise NotDefined(
             "the gradients are rounding noise: the sum of the outputs is constant by structure, as behind a batch norm "
             "that is averaged without an activation in between"

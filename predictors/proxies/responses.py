@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from predictors.proxies.proxy import NotDefined
 from predictors.proxies.rectifiers import Watch
-from predictors.proxies.whole_batch import PROBED, finite, in_double, relative_error, together
+from predictors.proxies.whole_batch import PROBED, finite, in_double, is_noise, together
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
@@ -30,7 +30,6 @@ _UNITS = 1 << 16
 """Units whose bits are numbers at a time: few enough for a processor's cache, and for float32 to count them exactly."""
 _FLIPS, _FEWEST_FLIPS = 0.05, 4
 """Share and number of a call's bits that may differ in float64; healthy calls stay below a thousandth."""
-_NOISE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def _blurred(found: _Bits, expected: _Bits) -> bool:
     if found.last is None or expected.last is None or found.last.shape != expected.last.shape:
         return False
     centre, true_centre = found.last.mean(dim=0), expected.last.mean(dim=0)
-    return relative_error(found.last - centre, expected.last - true_centre) > _NOISE
+    return is_noise(found.last - centre, expected.last - true_centre)
 
 
 def _or_raise(found: T | NotDefined) -> T:

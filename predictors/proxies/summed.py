@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from predictors.proxies.per_image import image_losses
 from predictors.proxies.products import Weighted, unique_weights, weighted_layers
 from predictors.proxies.proxy import NotDefined
-from predictors.proxies.whole_batch import PROBED, in_double, relative_error, together
+from predictors.proxies.whole_batch import PROBED, in_double, is_noise, together
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
 
-_NOISE = 0.1
-"""Relative error of a gradient in which there is nothing but rounding; healthy ones stay below 1e-3."""
 _SAME = 1e-6
 """Spread of the outputs over the images, relative to their size, that float32 cannot tell from none."""
 
@@ -90,7 +88,7 @@ def _check(signals: Signals) -> None:
     images, labels = (part[:PROBED] for part in signals.batches[0])
     expected = in_double(lambda network, few: _gradient(network, few, labels), signals.copy(torch.float64), images)
     for name, gradient in _gradient(signals.copy(), images, labels).items():
-        if bool(gradient.any()) and relative_error(gradient[None], expected[name][None]) > _NOISE:
+        if bool(gradient.any()) and is_noise(gradient[None], expected[name][None]):
             raise NotDefined(f"{name}: its gradient is zero by structure, and what is left of it rounding noise")
 
 

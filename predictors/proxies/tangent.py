@@ -22,7 +22,7 @@ from predictors.proxies.kept import keeping
 from predictors.proxies.per_image import ImageNorm
 from predictors.proxies.products import Weighted, products, weighted_layers
 from predictors.proxies.proxy import NotDefined
-from predictors.proxies.whole_batch import in_double, together
+from predictors.proxies.whole_batch import in_double, is_noise, together
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
@@ -32,11 +32,8 @@ Scaled: TypeAlias = ImageNorm | nn.GroupNorm | nn.LayerNorm
 
 _PROBED = 3
 """Images whose kernel is computed twice, the second time one by one in float64."""
-_ERROR, _NOISE = 1e-6, 0.5
-"""Relative error of that kernel in float64, and of one in float32: 1e-12, and 1e-6 to 0.03, where all is well.
-
-The latter is that of networks whose gradients explode: a ReLU that switches within rounding then changes them all.
-"""
+_ERROR = 1e-6
+"""Relative error of that kernel, made in float64 as it is in float32; it is 1e-12 where all is well."""
 _COLUMNS = 1 << 12
 """Weights whose gradients are in float64 at a time: in a processor's cache, for fresh memory would cost more."""
 _TOGETHER = 8
@@ -55,9 +52,10 @@ def kernel(signals: Signals) -> Tensor:
     double = per_image.separate(signals.copy(torch.float64))
     expected, bytes_per_image = in_double(_by_definition, double, probed)
     network = per_image.separate(signals.copy())
-    if not _distance(_gram(double, probed.double()), expected) < _ERROR:
+    if not float((_gram(double, probed.double()) - expected).norm()) < _ERROR * float(expected.norm()):
         raise NotDefined("the kernel of a few images is not the definition's: a weight is used outside of its layer")
-    if not _distance(_gram(network, probed), expected) < _NOISE:
+    # The diagonal has the squared size of each image's gradient.
+    if is_noise(_gram(network, probed).diagonal().sqrt()[:, None], expected.diagonal().sqrt()[:, None]):
         raise NotDefined("the kernel is rounding noise: the gradients are zero by structure, or overflow")
     chunk = signals.images_at_once(bytes_per_image)
     if chunk >= len(images):
@@ -196,10 +194,6 @@ def _by_definition(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:
     if not bool(stacked.any()):
         raise NotDefined("no weight has a gradient")
     return stacked @ stacked.T, kept.bytes // 2
-
-
-def _distance(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def _weights(network: nn.Module) -> list[Tensor]:

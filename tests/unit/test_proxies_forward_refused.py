@@ -162,7 +162,7 @@ REFUSALS: dict[str, tuple[Callable[[], Proxy], Callable[[], nn.Module], Callable
     "dead, inputs": (lambda: LinearRegions(inputs=20), dead, None, "one region"),
     "dead, gradients": (JacobCov, dead, None, "does not depend on the images"),
     "dead, classes": (EpeNas, dead, None, "does not depend on the images"),
-    "dead, diffusion": (DiffusionEntropy, dead, None, "rounding noise"),
+    "dead, diffusion": (DiffusionEntropy, dead, None, "same representation"),
     "every input its own": (lambda: LinearRegions(inputs=20), ordinary, None, "20 inputs lie in 20 regions"),
     "few images, first of all": (lambda: Swap(images=3), ordinary, None, "all 8 patterns of 3"),
     "regularised away": (lambda: Swap(mu=1e9, sigma=1.0), ordinary, None, "nothing is left"),
