@@ -565,10 +565,12 @@ class SearchSpace(ABC):
 
 
 def _is_row(genes: Any, width: int) -> bool:
+    """Whether these are so many single values."""
     try:
-        return np.shape(genes) == (width,)
+        shape: tuple[int, ...] = np.shape(genes)
     except ValueError:
         return False
+    return shape == (width,)
 
 
 def _few(values: Iterable[Any]) -> str:
