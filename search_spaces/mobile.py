@@ -255,12 +255,3 @@ def elastic_block(
         squeezed=divisible(middle // 4) if squeezes else 0,
         activation=activation,
     )
-
-
-def extremes(choices: Sequence[Choice], allowed: Bools) -> Genes:
-    """(2, d): each choice at its least, and at its largest, value that is allowed; options are numbers."""
-    values = np.full(allowed.shape, np.nan)
-    for column, choice in enumerate(choices):
-        values[column, : len(choice.options)] = [float(option) for option in choice.options]
-    values[~allowed] = np.nan
-    return np.stack([np.nanargmin(values, axis=1), np.nanargmax(values, axis=1)]).astype(np.int8)

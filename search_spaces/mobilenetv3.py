@@ -32,6 +32,7 @@ from search_spaces.space import (
     SearchSpace,
     images,
 )
+from search_spaces.stacks import extremes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +138,7 @@ class MobileNetV3(SearchSpace):
 
     def extremes(self) -> Genes:
         """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""
-        return self.canonical(mobile.extremes(self.choices, self._allowed))
+        return self.canonical(extremes(self.choices, self._allowed))
 
     def cost(self, genes: Genes) -> dict[str, IntArray]:
         """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
