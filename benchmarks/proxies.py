@@ -14,8 +14,8 @@ Cost: NAS-Bench-201's networks of full size (16 channels, 5 cells per stage, 32 
 ``seconds`` are the least of the repeats by the wall clock (medians beside), ``steps`` = seconds / S (``steps_cpu``: of
 processor time, where others use the machine), ``speedup`` = reference / seconds, ``relative_error`` of ours to the
 reference on the same weights and images. ZiCo and the family see two batches, S one. Where there is a CUDA device, the
-same on it. Beside it the floor of GradSign: counted operations and bytes at the measured bandwidth. Written to
-benchmarks/results/proxies.json.
+same on it; TensorFloat-32 is off throughout. Beside it the floor of GradSign: counted operations and bytes at the
+measured bandwidth. Written to benchmarks/results/proxies.json.
 
 Worth: cells drawn uniformly from all rows of NAS-Bench-201 (``identity="row"``), scored as NAS-Bench-Suite-Zero did:
 torch's default initialisation and 64 random CIFAR-10 training images anew for each cell, shifted by up to 4 pixels and
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of cells, weights and images")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    # `measure` turns it off for itself: the plain step and the references compute alike.
+    torch.backends.cudnn.allow_tf32 = False
     names = arguments.proxies.split(",") if arguments.proxies else plugins.names("proxies")
     networks = arguments.networks.split(",") if arguments.networks else list(proxy_speed.CELLS)
     some = bool(arguments.proxies or arguments.networks or arguments.quick)

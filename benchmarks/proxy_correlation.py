@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmarks.proxy_scores import Scored
 from benchmarks.proxy_setup import Table
 from predictors.bootstrap import Interval
 from predictors.proxies import catalogue
+from predictors.proxies.aggregates import AZ_NAS, VOTE, Aggregate, az_nas, vote
 from predictors.ranking import spearman
 from predictors.standing import standings
 from search_spaces.nasbench201 import NasBench201
@@ -49,17 +50,29 @@ REPEATABILITY = {
 """Spearman between two published runs."""
 TOLERANCE = 0.05
 
+AGGREGATES: dict[str, tuple[Callable[[NDArray[np.float64]], Aggregate], tuple[str, ...]]] = {
+    "az_nas": (az_nas, AZ_NAS),
+    "vote": (vote, VOTE),
+}
+"""Scores that are made of others, and of which."""
+
 _PLACE = re.compile(r"[\w.]*\d[\w.]*")
 
 
 def correlate(names: Sequence[str], scored: Sequence[Scored], table: Table, seed: int) -> list[dict[str, Any]]:
-    """One row for each proxy. Of all cells those that are connected and have a score."""
+    """One row for each proxy, and for aggregates whose parts are there: of connected cells that have a score."""
     rng = np.random.default_rng([seed, 1])
     rows = np.array([each.idx for each in scored])
     connected, accuracy = table.connected[rows], table.accuracy[rows]
     ours = {name: np.array([each.scores.get(name, np.nan) for each in scored]) for name in names}
-    costs = NasBench201(identity="row").cost(table.genes[rows][connected])
     signs = {about.name: 1.0 if about.direction == "higher" else -1.0 for about in catalogue(names)}
+    for name, (aggregate, columns) in AGGREGATES.items():
+        if set(columns) <= ours.keys():
+            ours[name] = np.full(len(rows), np.nan)
+            # The pool that they rank in is that of the connected cells.
+            ours[name][connected] = aggregate(np.stack([ours[each][connected] for each in columns], axis=1)).scores
+            signs[name] = 1.0
+    costs = NasBench201(identity="row").cost(table.genes[rows][connected])
     standing = standings(
         {name: signs[name] * values[connected] for name, values in ours.items()},
         accuracy[connected],
@@ -68,7 +81,7 @@ def correlate(names: Sequence[str], scored: Sequence[Scored], table: Table, seed
         level=LEVEL,
     )
     result = []
-    for name in names:
+    for name in ours:
         found = standing[name]
         result.append(
             {
