@@ -95,6 +95,9 @@ def backward(
             if not output.requires_grad:
                 # Where gradients start. Not the leaf itself: a following activation may work in place.
                 output = output.requires_grad_().clone()
+            elif output._base is not None:
+                # A view, as of a linear layer on positions: once it is overwritten no hook of it is called.
+                output = output.clone()
             version = inputs._version
             inputs = inputs.detach()
 

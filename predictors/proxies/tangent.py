@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from predictors.proxies import per_image
 from predictors.proxies.kept import keeping
@@ -27,7 +28,7 @@ from predictors.proxies.whole_batch import in_double, is_noise, together
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
 
-Scaled: TypeAlias = ImageNorm | nn.GroupNorm | nn.LayerNorm
+Scaled: TypeAlias = ImageNorm | _InstanceNorm | nn.GroupNorm | nn.LayerNorm
 """The normalisations whose scales are weights, once batch norms are replaced."""
 
 _PROBED = 3
@@ -96,7 +97,7 @@ def kernel_of_batch(signals: Signals) -> Tensor:
                 sums, part, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
             )
             none = images.new_zeros((len(cotangents), 0))
-            rows.append(torch.cat([none, *(part.flatten(1) for part in found if part is not None)], dim=1))
+            rows.append(torch.cat([none, *(each.flatten(1) for each in found if each is not None)], dim=1))
         _add(result, torch.cat(rows))
     return result
 
@@ -146,6 +147,9 @@ def _scales(name: str, into: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Te
             raise NotDefined(f"{name} sees {len(inputs)} rows for {len(into)} images")
         if not output.requires_grad:
             output = output.requires_grad_().clone()
+        elif output._base is not None:
+            # Of a view that is overwritten no hook hears again.
+            output = output.clone()
 
         def arrive(delta: Tensor) -> None:
             if inputs._version != version:
@@ -163,7 +167,7 @@ def _scale_gradients(layer: Scaled, inputs: Tensor, delta: Tensor) -> Tensor:
     if isinstance(layer, nn.LayerNorm):
         found = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps) * delta
         return found.reshape(len(found), -1, layer.weight.numel()).sum(dim=1)
-    groups = layer.channels if isinstance(layer, ImageNorm) else layer.num_groups
+    groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else layer.weight.numel()
     found = F.group_norm(inputs, groups, eps=layer.eps) * delta
     return found.reshape(*found.shape[:2], -1).sum(dim=2)
 

@@ -155,6 +155,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "in place after the first layer": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), *head(8)),
     "dropout": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(0.5), *head(8)),
     "group norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), *head(8)),
+    "in place after linear on positions": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 5), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(40, 4)
+    ),
     "linear on positions": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 5), nn.LayerNorm(5), nn.ReLU(), nn.Flatten(), nn.Linear(40, 4)
     ),

@@ -186,7 +186,9 @@ def test_epe_nas_is_the_published_formula(outputs):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("kind", ["batch norm", "layer norm", "group norm", "shared weight", "shared, one unused"])
+@pytest.mark.parametrize(
+    "kind", ["batch norm", "layer norm", "group norm", "instance norm", "shared weight", "one unused"]
+)
 def test_ntk_is_the_published_formula_image_by_image(kind, whole):
     torch.manual_seed(3)
     norm = {
@@ -194,16 +196,17 @@ def test_ntk_is_the_published_formula_image_by_image(kind, whole):
         "layer norm": lambda: nn.LayerNorm([4, 6, 6]),
         "group norm": lambda: nn.GroupNorm(2, 4),
         "shared weight": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1),
-        "shared, one unused": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1),
+        "one unused": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1),
+        "instance norm": lambda: nn.InstanceNorm2d(4, affine=True),
     }[kind]()
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(64, 3)
     )
     nn.init.uniform_(norm.weight, 0.5, 2.0)
-    if kind.startswith("shared"):
+    if isinstance(norm, nn.Conv2d):
         network[3].weight = norm.weight
-    if kind == "shared, one unused":
-        network[5].register_module("spare", nn.Conv2d(4, 4, 3, groups=4))
+    if kind == "one unused":
+        network[5].spare = nn.Conv2d(4, 4, 3, groups=4)
         network[5].spare.weight = norm.weight
     x, _ = batch(7)
     network.train()
@@ -386,10 +389,10 @@ def test_a_network_may_begin_in_place():
 
 
 def test_gradients_that_explode_are_no_noise():
-    """60 layers without shortcuts multiply rounding by a million; what is left has nothing of float64's digits."""
+    """40 layers without shortcuts multiply rounding by a million; what is left has nothing of float64's digits."""
     torch.manual_seed(1)
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 1, bias=False)]
-    for _ in range(60):
+    for _ in range(40):
         layers += [nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1, bias=False)]
     network = nn.Sequential(
         *layers, nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
