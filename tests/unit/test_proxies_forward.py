@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from predictors.proxies import Proxy, Undefined, measure, responses
-from predictors.proxies.aggregates import AZ_NAS
 from predictors.proxies.dse import DiffusionEntropy, entropy
 from predictors.proxies.epe_nas import EpeNas
 from predictors.proxies.jacob_cov import JacobCov
@@ -376,16 +375,6 @@ def test_devices_agree():
     there = measure(ordinary().cuda(), [(x.cuda(), y.cuda())], NAMES, np.random.default_rng(0))
     for name, value in here.items():
         assert there[name] == pytest.approx(value, rel=2e-3), name
-
-
-def test_a_network_may_begin_in_place():
-    x, y = batch()
-    before, network = x.clone(), nn.Sequential(nn.ReLU(inplace=True), *ordinary())
-    scores = measure(network, [(x, y)], [*NAMES, *AZ_NAS], np.random.default_rng(0))
-    assert torch.equal(x, before)
-    plain = measure(nn.Sequential(nn.ReLU(), *ordinary()), [(x, y)], [*NAMES, *AZ_NAS], np.random.default_rng(0))
-    assert scores == plain
-    assert all(isinstance(value, float) for value in scores.values())
 
 
 def test_gradients_that_explode_are_no_noise():

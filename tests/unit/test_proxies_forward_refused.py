@@ -1,4 +1,4 @@
-"""Proxies of activations and Jacobians: what counts as a rectifier, and what is refused."""
+"""Proxies of activations and Jacobians: what counts as a rectifier, what is refused, and what is left as it was."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from predictors.proxies import NotDefined, Proxy
+from predictors.proxies import NotDefined, Proxy, measure
+from predictors.proxies.aggregates import AZ_NAS
 from predictors.proxies.dse import DiffusionEntropy, entropy
 from predictors.proxies.epe_nas import EpeNas
 from predictors.proxies.jacob_cov import JacobCov
@@ -21,7 +23,7 @@ from predictors.proxies.ntk_condition import NtkCondition
 from predictors.proxies.rectifiers import rectifies
 from predictors.proxies.swap import Swap
 from predictors.proxies.zen import Zen
-from tests.unit.test_proxies_forward import batch, ordinary, score, two_layers
+from tests.unit.test_proxies_forward import NAMES, batch, ordinary, score, two_layers
 
 
 def reason(proxy: Proxy, network: nn.Module, images: Tensor | None = None) -> str:
@@ -228,3 +230,13 @@ def test_kernels_and_vectors_that_say_nothing():
 def test_options_that_mean_nothing(proxy: type[Any], options: dict[str, Any]):
     with pytest.raises(ValueError, match=r"must|need|go together"):
         proxy(**options)
+
+
+def test_a_network_may_begin_in_place():
+    x, y = batch()
+    before, network = x.clone(), nn.Sequential(nn.ReLU(inplace=True), *ordinary())
+    scores = measure(network, [(x, y)], [*NAMES, *AZ_NAS], np.random.default_rng(0))
+    assert torch.equal(x, before)
+    plain = measure(nn.Sequential(nn.ReLU(), *ordinary()), [(x, y)], [*NAMES, *AZ_NAS], np.random.default_rng(0))
+    assert scores == plain
+    assert all(isinstance(value, float) for value in scores.values())
