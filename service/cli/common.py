@@ -120,8 +120,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        # Keys are there to be copied.
-        table.add_column(name, no_wrap=name == "key", min_width=KEY_LENGTH if name == "key" else None)
+        # Keys are there to be copied. Of what is long no part is left out: a notation is one word.
+        least = KEY_LENGTH if name == "key" else None
+        table.add_column(name, no_wrap=name == "key", min_width=least, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row))
     out.print(table)

@@ -14,6 +14,7 @@ import pytest
 from search_spaces.plugins import load, names
 from search_spaces.space import SearchSpace, Unsupported
 from service.cli import spaces
+from service.cli.common import out
 from tests.commands import Run, runner
 from tests.serving import served, settings_in
 from tests.spaces import CASES
@@ -107,6 +108,14 @@ def test_a_plugin_is_sampled(alone: Run) -> None:
     expected = space.sample(3, np.random.default_rng(7))
     assert [each["genes"] for each in drawn] == expected.tolist()
     assert [each["notation"] for each in drawn] == space.notation(expected)
+
+
+def test_a_narrow_table_leaves_nothing_out(alone: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 80)
+    _, *lines = alone("spaces", "sample", "--plugin", "nasbench201", "--count", "1").out.splitlines()
+    space: SearchSpace = load("spaces", "nasbench201")()
+    (text,) = space.notation(space.sample(1, np.random.default_rng(0)))
+    assert "".join(line.split()[-1] for line in lines) == text
 
 
 # ---------------------------------------------------------------------- pictures
