@@ -40,8 +40,7 @@ def curvature(signals: Signals) -> float:
             if ran_out(error):
                 raise
             raise NotDefined(f"the network cannot be differentiated twice: {error}") from error
-    return sum(
-        float((weight.detach() * product).sum(dtype=torch.float64))
-        for (weight, _), product in zip(met, second, strict=True)
-        if product is not None
+    products = zip((weight.detach() for weight, _ in met), second, strict=True)
+    return float(
+        sum((weight * product).sum(dtype=torch.float64) for weight, product in products if product is not None)
     )

@@ -40,10 +40,12 @@ class Fisher(Proxy):
         from predictors.proxies.products import weighted_layers
 
         per_channel = {name: layer.weight[0].numel() for name, layer in weighted_layers(signals.network)}
-        score = 0.0
-        for name, factors in found.factors.items():
-            channels = factors.double().square().mean(dim=0) / 2
-            score += float(channels.sum()) * per_channel[name]
+        score = float(
+            sum(
+                factors.double().square().mean(dim=0).sum() * (per_channel[name] / 2)
+                for name, factors in found.factors.items()
+            )
+        )
         if score == 0.0:
             raise NotDefined("no channel has a gradient")
         return score

@@ -45,7 +45,7 @@ class GradSign(Proxy):
         import torch
 
         sums = signals.sign_sums().values()
-        score = sum(float(each.abs().sum(dtype=torch.float64)) for each in sums)
+        score = float(sum(each.abs().sum(dtype=torch.float64) for each in sums))
         if score == 0.0:
             raise NotDefined("no weight has a gradient")
         return score / sum(each.numel() for each in sums) if self._mean else score

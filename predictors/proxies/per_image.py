@@ -46,11 +46,11 @@ class Probe:
     """What a few images said in float64.
 
     Attributes:
-        gradients: of the summed loss, by layer name, (weight.shape); None where none arrives.
+        gradients: of the summed loss, by layer name, (weight.shape); 0 where none arrives.
         bytes_per_image: what the pass keeps for its backward pass in float32.
     """
 
-    gradients: dict[str, Tensor | None]
+    gradients: dict[str, Tensor]
     bytes_per_image: int
 
 
@@ -147,7 +147,10 @@ def probe(network: nn.Module, images: Tensor, labels: Tensor) -> Probe:
         found = torch.autograd.grad(loss, [images, *weights], allow_unused=True)
     if found[0] is None or not bool(found[0].any()):
         raise NotDefined("the output does not depend on the image")
-    gradients = dict(zip(map(inner, layers), found[1:], strict=True))
+    gradients = {
+        inner(name): torch.zeros_like(layer.weight, requires_grad=False) if gradient is None else gradient
+        for (name, layer), gradient in zip(layers.items(), found[1:], strict=True)
+    }
     return Probe(gradients, kept.bytes // (2 * len(images)))
 
 

@@ -31,7 +31,7 @@ class GradNorm(Proxy):
 
     def score(self, signals: Signals) -> float:
         """See `Signals.gradient` for what is refused."""
-        return sum(_norm(gradient) for gradient in signals.gradient().gradients.values())
+        return float(sum(_norm(gradient) for gradient in signals.gradient().gradients.values()))
 
 
 @final
@@ -52,7 +52,7 @@ class Plain(Proxy):
     def score(self, signals: Signals) -> float:
         """See `Signals.gradient` for what is refused."""
         found = signals.gradient()
-        return sum(float((found.weights[name].double() * slope).sum()) for name, slope in found.gradients.items())
+        return float(sum((found.weights[name].double() * slope).sum() for name, slope in found.gradients.items()))
 
 
 @final
@@ -72,7 +72,7 @@ class Snip(Proxy):
     def score(self, signals: Signals) -> float:
         """See `Signals.gradient` for what is refused."""
         found = signals.gradient()
-        return sum(float((found.weights[name].double() * slope).abs().sum()) for name, slope in found.gradients.items())
+        return float(sum((found.weights[name].double() * slope).abs().sum() for name, slope in found.gradients.items()))
 
 
 @final
@@ -94,13 +94,14 @@ class L2Norm(Proxy):
         from predictors.proxies.products import weighted_layers
 
         weights = {id(layer.weight): layer.weight for _, layer in weighted_layers(signals.network)}
-        score = sum(_norm(weight.detach()) for weight in weights.values())
+        score = float(sum(_norm(weight.detach()) for weight in weights.values()))
         if score == 0.0:
             raise NotDefined("the network has no Conv2d or Linear weight other than zero")
         return score
 
 
-def _norm(numbers: Tensor) -> float:
+def _norm(numbers: Tensor) -> Tensor:
     import torch
 
-    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
+    length: Tensor = torch.linalg.vector_norm(numbers, dtype=torch.float64)
+    return length

@@ -44,18 +44,13 @@ def sign_sums(signals: Signals) -> dict[str, Tensor]:
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
         per_image.backward(network, images[rows], labels[rows], add)
-    result = {}
-    for name, layer in weighted_layers(signals.network):
-        expected = probe.gradients[name]
-        if name in sums:
-            signs = torch.zeros_like(layer.weight) if expected is None else expected.sign()
-            _check_signs(name, signs, as_weight(layer, found[name]).sign())
-            result[name] = as_weight(layer, sums[name])
-        elif expected is not None and bool(expected.any()):
-            raise NotDefined(f"{name}: its weight is used outside of the layer")
-        else:
-            result[name] = torch.zeros_like(layer.weight, dtype=torch.float32, requires_grad=False)
-    return result
+    layers = dict(weighted_layers(signals.network))
+    seen = {name: as_weight(layers[name], total) for name, total in found.items()}
+    _check_signs(probe.gradients, seen)
+    return {
+        name: as_weight(layer, sums[name]) if name in sums else torch.zeros_like(probe.gradients[name]).float()
+        for name, layer in layers.items()
+    }
 
 
 def _probe(signals: Signals, images: Tensor, labels: Tensor) -> per_image.Probe:
@@ -69,11 +64,18 @@ def _probe(signals: Signals, images: Tensor, labels: Tensor) -> per_image.Probe:
         raise NotDefined(f"the network cannot be checked in float64: {error}") from error
 
 
-def _check_signs(name: str, expected: Tensor, found: Tensor) -> None:
-    flips = int((expected != found).sum())
-    compared = int(((expected != 0) | (found != 0)).sum())
-    if flips >= _FEWEST_FLIPS and flips > _FLIPS * compared:
-        raise NotDefined(
-            f"{name}: {flips} of {compared} gradient signs differ from the definition's in float64: the gradients are "
-            "zero by structure and their signs rounding noise, or the layer does something else than its class"
-        )
+def _check_signs(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raises `NotDefined` where too many signs differ. One transfer from the device for all layers."""
+    counts = []
+    for name, gradient in expected.items():
+        signs = gradient.sign()
+        other = found[name].sign() if name in found else torch.zeros_like(signs)
+        counts.append(torch.stack([(signs != other).sum(), ((signs != 0) | (other != 0)).sum()]))
+    for name, (flips, compared) in zip(expected, torch.stack(counts).tolist(), strict=True):
+        if flips and name not in found:
+            raise NotDefined(f"{name}: its weight is used outside of the layer")
+        if flips >= _FEWEST_FLIPS and flips > _FLIPS * compared:
+            raise NotDefined(
+                f"{name}: {flips} of {compared} gradient signs differ from the definition's in float64: the gradients "
+                "are zero by structure and their signs rounding noise, or the layer does something else than its class"
+            )

@@ -33,10 +33,12 @@ from predictors.proxies.clones import clone
 from predictors.proxies.input_gradients import InputGradients
 from predictors.proxies.proxy import NotDefined
 from predictors.proxies.responses import Responses
+from predictors.proxies.room import free_bytes
 from predictors.proxies.summed import BatchGradient
 from search_spaces.networks.memory import ran_out
 
-_MEMORY_BYTES = 1 << 30
+_SHARE = 0.5
+"""Of free memory, what a pass may keep for its backward pass; gradients on their way take some beside."""
 
 T = TypeVar("T")
 
@@ -52,9 +54,9 @@ class Flow:
 class Signals:
     """Passes over one network and its minibatches.
 
-    ``memory_bytes`` bounds what the activations of one pass take, ``at_once`` its images, where images do not see one
-    another; neither changes a signal beyond rounding. ``seed`` decides what passes draw. Raises ValueError for batches
-    that are no images with class labels.
+    ``memory_bytes`` (by default half of what is free) bounds what the activations of one pass take, ``at_once`` its
+    images, where images do not see one another; neither changes a signal beyond rounding. ``seed`` decides what passes
+    draw. Raises ValueError for batches that are no images with class labels.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Signals:
         network: nn.Module,
         batches: Sequence[tuple[Tensor, Tensor]],
         *,
-        memory_bytes: int = _MEMORY_BYTES,
+        memory_bytes: int | None = None,
         at_once: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -207,10 +209,17 @@ class Signals:
     def images_at_once(self, bytes_each: int) -> int:
         """How many images of the first batch to pass at once if each takes so many bytes; at least 1.
 
-        For passes in which images do not see one another.
+        For passes in which images do not see one another. It is all of them where there is room, and else the batch
+        halved until there is: small differences in what is free do not show in the rounding of scores.
         """
         most = len(self.batches[0][0])
-        return max(1, min(most, self._at_once or most, self._memory_bytes // max(bytes_each, 1)))
+        count = min(most, self._at_once or most)
+        room = self._memory_bytes
+        if room is None:
+            room = int(_SHARE * free_bytes(self.batches[0][0].device))
+        while count > 1 and count * bytes_each > room:
+            count = -(-count // 2)
+        return count
 
 
 def _on_copies(network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -47,10 +47,11 @@ def batch_gradient(signals: Signals, batch: int) -> BatchGradient:
     network = signals.copy()
     factors = _Factors(network, len(images))
     slopes = _gradient(network, images, labels)
-    if not any(bool(gradient.any()) for gradient in slopes.values()):
-        raise NotDefined("no weight has a gradient")
     weights = unique_weights(network)
-    reached = {id(weights[name]): name for name, slope in slopes.items() if bool(slope.any())}
+    arrived = torch.stack([slope.any() for slope in slopes.values()]).tolist()
+    reached = {id(weights[name]): name for name, some in zip(slopes, arrived, strict=True) if some}
+    if not reached:
+        raise NotDefined("no weight has a gradient")
     return BatchGradient({name: w.detach() for name, w in weights.items()}, slopes, factors.found(reached))
 
 

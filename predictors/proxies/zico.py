@@ -57,16 +57,15 @@ def _score(gradients: dict[str, Tensor], accumulated: bool) -> float:
     """Of gradients (minibatches, ...) by layer."""
     import torch
 
-    score, layers = 0.0, 0
+    totals = []
     for stack in gradients.values():
         rows = stack.flatten(1).double()
         if accumulated:
             rows = rows.cumsum(dim=0)
-        spread = rows.std(dim=0, correction=0)
-        ratio = torch.where(spread > 0, rows.abs().mean(dim=0) / spread, 0.0)
-        total = float(ratio.sum())
-        if total > 0.0:
-            score, layers = score + math.log(total), layers + 1
-    if not layers:
+        spread = (rows - rows.mean(dim=0)).square_().mean(dim=0).sqrt_()
+        totals.append(torch.where(spread > 0, rows.abs_().mean(dim=0) / spread, 0.0).sum())
+    # A layer without a gradient, or with the same for all minibatches, is left out.
+    logarithms = [math.log(total) for total in torch.stack(totals).tolist() if total > 0.0]
+    if not logarithms:
         raise NotDefined("all minibatches have the same gradient")
-    return score
+    return sum(logarithms)

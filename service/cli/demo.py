@@ -92,7 +92,7 @@ def run(client: Client, data: DatasetOut, evaluations: int, seed: int) -> Report
     differences = (exported.result or {})["max_abs_diff"]
     return Report(
         study=study.name,
-        evaluations=guided.counts.succeeded + guided.counts.pruned,
+        evaluations=guided.evaluated,
         front=front_rows(front),
         scaling=[objective.model_dump(mode="json") for objective in front.scaling],
         hypervolume=guided.hypervolume,
@@ -169,7 +169,7 @@ def search_both(client: Client, study: str, evaluations: int) -> tuple[SearchOut
             searches = [client.searches.get(search.id) for search in searches]
             for task, search in zip(tasks, searches, strict=True):
                 volume = "" if search.hypervolume is None else f"hypervolume {search.hypervolume:.4f}"
-                bar.update(task, completed=search.counts.succeeded + search.counts.pruned, note=volume)
+                bar.update(task, completed=search.evaluated, note=volume)
             if all(search.state in TERMINAL for search in searches):
                 break
             time.sleep(LOOK_S)

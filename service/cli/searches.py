@@ -143,4 +143,4 @@ def _watched(client: Client, search: SearchOut) -> SearchOut:
 
 
 def _counted(search: SearchOut) -> int:
-    return search.counts.succeeded + search.counts.pruned
+    return search.evaluated

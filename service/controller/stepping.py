@@ -78,7 +78,7 @@ class Stepper:
         return False
 
     def _ask(self, held: Claim, found: Snapshot, progress: Progress, began: float) -> bool:
-        count = min(progress.batch, progress.budget - progress.counted - progress.open)
+        count = min(progress.batch, progress.left)
         with self._limited():
             wants = _designer(found, {}).wants(found.history)
         rows = self._fitted(held, found, wants) if wants else []

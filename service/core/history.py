@@ -28,8 +28,9 @@ class History:
         violations: (n, c) by how much each constraint is broken (0: not at all), NaN where unmeasured.
         predicted: (n, m) means predicted before the trial was measured, minimised, NaN where there was no prediction.
         probe: (n,) drawn uniformly, for the audit of predictors.
+        evaluation: (n,) asked for all objectives; False for cheap trials, of which only scores were wanted.
         cost_s: (n,) seconds paid, 0 for reused measurements.
-        features: further columns by name, (n, k) each.
+        features: further columns by name, (n, k) each, NaN where unmeasured: scores of zero-cost proxies, (n, 1).
         memo: n JSON objects that the designer attached to its suggestions.
         state: the designer's own blob of the last ask, empty at first.
     """
@@ -43,6 +44,7 @@ class History:
     violations: Values
     predicted: Values
     probe: Bools
+    evaluation: Bools
     cost_s: Values
     features: Mapping[str, FloatArray]
     memo: tuple[Mapping[str, Any], ...]
@@ -59,6 +61,7 @@ class History:
             "violations",
             "predicted",
             "probe",
+            "evaluation",
             "cost_s",
             "memo",
         )
@@ -101,6 +104,7 @@ class History:
             violations=np.empty((0, constraints)),
             predicted=np.empty((0, objectives)),
             probe=np.empty(0, dtype=bool),
+            evaluation=np.empty(0, dtype=bool),
             cost_s=np.empty(0),
             features={},
             memo=(),

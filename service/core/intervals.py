@@ -30,10 +30,15 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Mean:
     if not len(numbers) or not np.isfinite(numbers).all():
         raise ValueError(f"must be at least one finite number, are {list(values)}")
     centre, n = float(numbers.mean()), len(numbers)
-    if n == 1:
-        return Mean(centre, None, None, 1)
+    return around(centre, float(numbers.std(ddof=1)) if n > 1 else None, n, level)
+
+
+def around(centre: float, deviation: float | None, n: int, level: float = LEVEL) -> Mean:
+    """The same from the mean of ``n`` values and their standard deviation (n − 1); no interval without one."""
+    if n == 1 or deviation is None:
+        return Mean(centre, None, None, n)
     # Late: clients read `service.core` without scipy.
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(numbers.std(ddof=1)) / n**0.5
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / n**0.5
     return Mean(centre, centre - half, centre + half, n)

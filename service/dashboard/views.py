@@ -49,10 +49,10 @@ def progress(search: SearchOut) -> Progress:
     """Counts as people want them."""
     counts: TrialCounts = search.counts
     return Progress(
-        done=counts.succeeded + counts.pruned,
+        done=search.evaluated,
         budget=search.budget,
         open=counts.queued + counts.leased,
-        failed=counts.infeasible + counts.failed + counts.lost,
+        failed=counts.infeasible + counts.failed + counts.lost - search.undefined,
     )
 
 

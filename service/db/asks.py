@@ -11,13 +11,25 @@ import numpy as np
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
-from search_spaces.space import SearchSpace
+from search_spaces.space import FloatArray, SearchSpace
 from service.core.errors import Conflict, Invalid, NotFound, Stale
 from service.core.history import History
-from service.core.metrics import Scope, metric
+from service.core.metrics import Circumstances, Scope, metric
 from service.core.objectives import ANALYTIC, Constraint, Objective, minimised, violations
 from service.core.states import SearchState, State
-from service.db import architectures, evaluators, events, jobs, ledger, shares, spaces, studies, trial_ends
+from service.db import (
+    architectures,
+    evaluators,
+    events,
+    jobs,
+    ledger,
+    proxies,
+    shares,
+    spaces,
+    studies,
+    trial_ends,
+    undefined,
+)
 from service.db.claims import Claim, Progress
 from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
@@ -87,6 +99,7 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
             Trial.memo,
             Trial.completion,
             Trial.earlier,
+            Trial.evaluation,
         )
         .join(Architecture, Architecture.id == Trial.architecture_id)
         .where(Trial.search_id == search_id, Trial.ask < below)
@@ -107,8 +120,9 @@ def snapshot(s: Session, search_id: int, ask: int | None = None) -> Snapshot:
         violations=violations(constraints, metrics),
         predicted=minimised(objectives, means),
         probe=np.array([row[7] for row in rows], dtype=bool),
+        evaluation=np.array([row[12] for row in rows], dtype=bool),
         cost_s=np.array([0.0 if end is None else end.paid_s for end in ends], dtype=np.float64),
-        features={},
+        features=_scores(metrics),
         memo=tuple(row[9] for row in rows),
         state=state,
     )
@@ -159,13 +173,14 @@ def record_ask(
     space = spaces.load(spaces.row(s, study.space_id))
     genes = np.stack([item.genes for item in suggestions.items])
     trials = _trials(s, search, study, space, genes, suggestions, predictions, predictors, wanted)
-    ends = _reuse(s, study, weights, space, genes, trials)
+    needed = evaluators.needs(s, study, weights)
+    works = _works(s, study, trials, needed)
+    ends = _reuse(s, study, weights, space, genes, trials, works)
     trial_ends.end_trials(s, {search.id: search}, ends)
     ended = {end.trial.id for end in ends}
     queued = [trial for trial in trials if trial.id not in ended]
-    needed = evaluators.needs(s, study, weights)
     due = shares.turns(s, search, len(queued))
-    made = [_job(study, needed, trial) for trial in queued]
+    made = [_job(study, works[tuple(trial.wanted)], trial) for trial in queued]
     jobs.enqueue_trials(
         s, [{**each, "priority": search.priority, "turn": turn} for each, turn in zip(made, due, strict=True)]
     )
@@ -194,6 +209,12 @@ def change_state(s: Session, search: Search, state: SearchState, reason: str) ->
         trial_ends.cancel_open(s, search, f"the search ended: {reason or state}")
     body = {"search": search.id, "name": search.name, "number": search.number, "state": state.value, "reason": reason}
     events.emit(s, "search.state", search.study_id, search.id, body)
+
+
+def _scores(metrics: Sequence[Metrics]) -> dict[str, FloatArray]:
+    """Score → (n, 1), NaN where a trial has none: what zero-cost proxies gave, and counts."""
+    names = sorted({name for row in metrics for name in row if metric(name).scope in (Scope.INITIAL, Scope.ANALYTIC)})
+    return {name: np.array([[row.get(name, np.nan)] for row in metrics], dtype=np.float64) for name in names}
 
 
 def _end_by(completion: int, trial: Row[*tuple[Any, ...]]) -> _End | None:
@@ -259,22 +280,42 @@ def _predicted(index: int, said: Mapping[str, Mapping[str, float]], predictors: 
     return {name: {**numbers, "predictor": predictors.get(name)} for name, numbers in said.items()}
 
 
+def _works(s: Session, study: Study, trials: Sequence[TrialRow], needed: Json) -> dict[tuple[str, ...], Json]:
+    """What kind of job measures these metrics, and what its worker must have: proxies alone are scored."""
+    return {
+        wanted: proxies.needs(study) if proxies.is_scored(s, study, wanted) else needed
+        for wanted in dict.fromkeys(tuple(trial.wanted) for trial in trials)
+    }
+
+
 def _reuse(
-    s: Session, study: Study, weights: str | None, space: SearchSpace, genes: Any, trials: Sequence[TrialRow]
+    s: Session,
+    study: Study,
+    weights: str | None,
+    space: SearchSpace,
+    genes: Any,
+    trials: Sequence[TrialRow],
+    works: Mapping[tuple[str, ...], Json],
 ) -> list[trial_ends.TrialEnd]:
     """Ends of the trials that need not be measured; the study links what they use."""
-    questions = [
-        ledger.Question(
-            trial.architecture_id,
-            tuple(trial.wanted),
-            studies.circumstances_with(study, weights, fidelity=trial.fidelity),
-        )
-        for trial in trials
-    ]
+    depend_on: dict[tuple[float, str], Circumstances] = {}
+    questions = []
+    for trial in trials:
+        kind = works[tuple(trial.wanted)]["kind"]
+        if (trial.fidelity, kind) not in depend_on:
+            scoring = evaluators.scoring(kind, study.evaluator["name"])
+            given = studies.circumstances_with(study, weights, fidelity=trial.fidelity, scoring=scoring)
+            depend_on[trial.fidelity, kind] = given
+        questions.append(ledger.Question(trial.architecture_id, tuple(trial.wanted), depend_on[trial.fidelity, kind]))
     answers = ledger.known(s, questions, evaluators.latency_age_s(study))
+    refused = undefined.known(s, questions)
     costs = {name: values.tolist() for name, values in space.cost(genes).items() if name in ANALYTIC}
     ends, links, entries = [], [], []
     for index, (trial, question, known) in enumerate(zip(trials, questions, answers, strict=True)):
+        why = next((undefined.words(name, why) for name, why in refused[index].items() if name not in known), None)
+        if why is not None:
+            ends.append(trial_ends.TrialEnd(trial, State.INFEASIBLE, why, reused=True))
+            continue
         counted = {n: float(costs[n][index]) for n in trial.wanted if metric(n).scope is Scope.ANALYTIC}
         if set(trial.wanted) - counted.keys() - known.keys():
             continue
@@ -291,8 +332,10 @@ def _reuse(
 
 def _job(study: Study, needed: Json, trial: TrialRow) -> dict[str, Any]:
     devices = [device for name in trial.wanted if (device := name.partition("@")[2])]
+    scored = needed["kind"] == JobKind.SCORE
     return {
         **needed,
+        "payload": proxies.payload_of_trial(trial.architecture_id, trial.wanted) if scored else {},
         "study_id": study.id,
         "search_id": trial.search_id,
         "trial_id": trial.id,

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core.errors import NotFound
-from service.core.states import FAILURES, SearchState
+from service.core.states import FAILURES, OPEN, SearchState
 from service.db import tallies
 from service.db.paging import checked_id
 from service.db.tables import Search, Study, Trial, now
@@ -25,12 +25,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` the last end's number."""
+    """How far a search is. ``counted`` trials are those the budget counts, ``completions`` the last end's number.
+
+    Of the ``open`` ones ``scored`` are cheap: the budget will not count them. A proxy that is not defined for a network
+    is no failure.
+    """
 
     state: SearchState
     asks: int
     trials: int
     open: int
+    scored: int
     counted: int
     failures: int
     completions: int
@@ -55,7 +60,12 @@ class Progress:
             return False
         if self.end is not None:
             return True
-        return self.counted + self.open < self.budget and self.open <= self.slack
+        return self.left > 0 and self.open <= self.slack
+
+    @property
+    def left(self) -> int:
+        """Evaluations that the budget has left to ask for."""
+        return self.budget - self.counted - (self.open - self.scored)
 
 
 def running(s: Session, controller: str) -> list[int]:
@@ -113,8 +123,13 @@ def release_all(s: Session, controller: str) -> None:
 def progress(s: Session, search_id: int) -> Progress:
     """How far a search is, by what ended since it was last asked; or `NotFound`."""
     newest = select(func.coalesce(func.max(Trial.number), 0)).where(Trial.search_id == Search.id).scalar_subquery()
+    scored = (
+        select(func.count())
+        .where(Trial.search_id == Search.id, Trial.state.in_(OPEN), ~Trial.evaluation)
+        .scalar_subquery()
+    )
     query = (
-        select(Search, Study, newest)
+        select(Search, Study, newest, scored)
         .join(Study, Study.id == Search.study_id)
         .where(Search.id == checked_id(search_id, "search"))
         .execution_options(populate_existing=True)
@@ -122,15 +137,16 @@ def progress(s: Session, search_id: int) -> Progress:
     found = s.execute(query).one_or_none()
     if found is None:
         raise NotFound("search", search_id)
-    search, study, trials = found
+    search, study, trials, cheap = found
     tally = tallies.of(s).of(s, [search], {study.id: study})[search.id]
     return Progress(
         state=SearchState(search.state),
         asks=search.asks,
         trials=trials,
         open=trials - sum(tally.counts.values()),
+        scored=cheap,
         counted=tally.evaluated,
-        failures=sum(tally.counts.get(state, 0) for state in FAILURES),
+        failures=sum(tally.counts.get(state, 0) for state in FAILURES) - tally.undefined,
         completions=search.completions,
         budget=search.budget,
         batch=search.batch,

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from search_spaces.plugins import names as plugin_names
 from service.core.errors import Invalid
 from service.core.evaluators import EXTERNAL, TABLE
+from service.core.scoring import Scoring
 from service.db import jobs, ledger
 from service.db.tables import Space, Study, Worker
 from service.wire.base import Json
@@ -82,6 +83,13 @@ def needs(s: Session, study: Study, weights: str | None) -> Json:
         "needs_weights": weights,
         **jobs.needs(study.resources),
     }
+
+
+def scoring(kind: str, evaluator: str) -> Scoring | None:
+    """How proxies are scored in jobs of this kind: as usual where the service's workers do it, beside what an evaluator
+    measures that is a plug-in or in jobs of their own. None where whoever evaluates tells, or a table."""
+    ours = kind == JobKind.SCORE or (kind == JobKind.EVALUATE and evaluator in plugin_names("evaluators"))
+    return Scoring() if ours else None
 
 
 def latency_age_s(study: Study, otherwise: float = ledger.LATENCY_AGE_S) -> float:

@@ -65,7 +65,10 @@ _RUNS = (
 )
 # Made once: to put such a statement together takes longer than to run it.
 _RUNNABLE = _locked(_waiting(*_RUNS))
-_OF_SEARCH = _locked(_waiting(Job.search_id == bindparam("search"), Job.trial_id.is_not(None)))
+# Scores of untrained networks are for workers: a pipeline is asked for what it alone can measure.
+_OF_SEARCH = _locked(
+    _waiting(Job.search_id == bindparam("search"), Job.trial_id.is_not(None), Job.kind != JobKind.SCORE)
+)
 _NEXT = _waiting(*_RUNS).with_only_columns(Job.priority, Job.turn)
 _OF_PRIORITY = _locked(_waiting(*_RUNS, Job.priority == bindparam("priority")))
 _LOADED = _locked(
@@ -108,7 +111,7 @@ _LEASE_TRIALS = (
 )
 
 LEASE_S = 30.0
-_EVALUATIONS = frozenset({JobKind.EVALUATE, JobKind.REPLAY})
+_EVALUATIONS = frozenset({JobKind.EVALUATE, JobKind.REPLAY, JobKind.SCORE})
 _ROUNDS = 8
 """A lease looks at most so often for more jobs when the ledger has answered those it found."""
 

@@ -15,7 +15,7 @@ from service.core.errors import Invalid
 from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import State
-from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends
+from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends, undefined
 from service.db.tables import Job, Predictor, Search, Supernet, now
 from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
@@ -286,21 +286,51 @@ def _predictors(s: Session, jobs: Sequence[Job]) -> dict[int, Predictor]:
 
 
 def _scored(s: Session, searches: Searches, reports: Sequence[Report]) -> list[Verdict]:
-    entries, verdicts = [], []
+    about = subjects.read(s, [report.job for report in reports if report.job.trial_id is not None])
+    counted = subjects.analytic(list(about.values()))
+    entries: list[ledger.Entry] = []
+    undefined_: list[undefined.Entry] = []
+    verdicts, ends = [], []
     for report in reports:
         result = _parse(ScoreResult, report)
         if isinstance(result, Verdict):
             verdicts.append(result)
             continue
         try:
-            entries += proxies.entries(s, report.job, report.token, report.worker, result)
+            scored, refused = proxies.entries(s, report.job, report.token, report.worker, result)
         except Invalid as error:
             reason = f"the result was refused: {error.field}: {error.message}"
             verdicts.append(Verdict(State.FAILED, reason, report.seconds, Failure.BUG))
-        else:
+            continue
+        entries += scored
+        undefined_ += refused
+        subject = about.get(report.job.id)
+        if subject is None or subject.trial is None or not report.current:
             verdicts.append(SUCCEEDED)
+            continue
+        values = {**counted[report.job.id], **scored[0].values}
+        verdict = _of_trial(subject, values, refused[0].reasons, report.seconds)
+        verdicts.append(verdict)
+        if verdict is SUCCEEDED:
+            metrics = {name: values[name] for name in subject.wanted}
+            ends.append(trial_ends.TrialEnd(subject.trial, State.SUCCEEDED, metrics=metrics, seconds=report.seconds))
     ledger.record_all(s, entries)
+    undefined.record_all(s, undefined_)
+    trial_ends.end_trials(s, searches, ends)
     return verdicts
+
+
+def _of_trial(
+    subject: subjects.Subject, values: Mapping[str, float], reasons: Mapping[str, str], seconds: float
+) -> Verdict:
+    """How a trial ends that was scored: a proxy that is not defined for its network makes it infeasible."""
+    for name in subject.wanted:
+        if name in reasons:
+            return Verdict(State.INFEASIBLE, undefined.words(name, reasons[name]), seconds, Failure.INFEASIBLE)
+    missing = [name for name in subject.wanted if name not in values]
+    if missing:
+        return Verdict(State.FAILED, f"the worker did not report {', '.join(missing)}", seconds, Failure.BUG)
+    return SUCCEEDED
 
 
 def _keep(s: Session, searches: Searches, reports: Sequence[Report]) -> list[Verdict]:
@@ -340,7 +370,7 @@ _ABANDON: Mapping[JobKind, Callable[[Session, Searches, Sequence[Ended]], None]]
     JobKind.TRAIN_SUPERNET: _untrained,
     JobKind.FIT: _unfitted,
     JobKind.PREDICT: _nothing,
-    JobKind.SCORE: _nothing,
+    JobKind.SCORE: _end_trials,
     JobKind.REPLAY: _end_trials,
     JobKind.EXPORT: _nothing,
     JobKind.IMPORT: _nothing,

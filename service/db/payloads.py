@@ -160,14 +160,17 @@ def _score(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, 
     result = {}
     for job in jobs:
         study, space, _ = spaces_of[job.id]
+        scoring = proxies.scoring_of(job.payload)
         result[job.id] = ScorePayload(
             space=_spec(space),
             genes=[_row(stored[each].genes) for each in job.payload["architectures"]],
             dataset=study.task["dataset"],
             dataset_digest=study.task["digest"],
             proxies=job.payload["proxies"],
-            batch=proxies.BATCH,
             seed=job.payload["seed"],
+            batch=scoring.batch,
+            minibatches=scoring.minibatches,
+            repeats=scoring.repeats,
         )
     return result
 

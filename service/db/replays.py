@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from service.core.metrics import Scope, metric
-from service.db import evaluators, ledger, studies
+from service.core.metrics import Scope, context_digest, metric
+from service.core.scoring import Scoring
+from service.db import evaluators, fronts, ledger, studies
 from service.db.rows import chunks
 from service.db.subjects import Subject
 from service.db.tables import Context, Measurement, Study, StudyMeasurement
@@ -57,6 +58,15 @@ def rows(s: Session, subjects: Sequence[Subject]) -> dict[int, Row]:
             for row in by_architecture[architecture]:
                 row.values[name], row.seconds[name] = value, seconds
     return result
+
+
+def holds(s: Session, study: Study, names: Sequence[str]) -> bool:
+    """Whether the table of a study holds scores by all of these proxies, others than the service's workers give."""
+    table, _ = evaluators.table_of(s, study)
+    own = studies.circumstances_with(table, None, scoring=Scoring())
+    with fronts.of(s).study(s, table.id) as measured:
+        contexts = measured.contexts(names)
+    return all(name in contexts and contexts[name] != context_digest(own.context(name)) for name in names)
 
 
 def devices(s: Session, subjects: Sequence[Subject]) -> dict[int, str | None]:

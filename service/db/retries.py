@@ -136,7 +136,7 @@ def _plan_trials(s: Session, plan: _Plan, jobs: Sequence[Job]) -> set[int]:
             plan.leave(some, f"search {search_id} is DONE: extend it first")
             continue
         progress = claims.progress(s, search_id)
-        room = max(0, progress.budget - progress.counted - progress.open)
+        room = max(0, progress.left)
         beyond = [job for job in some if trials[job.trial_id or 0].evaluation][room:]
         reason = f"the budget of search {search_id}, {search.budget} evaluations, is spoken for: extend it first"
         kept = [job for job in some if job not in beyond]

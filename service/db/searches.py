@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.core.errors import Conflict, Invalid, NotFound
 from service.core.pareto import hypervolume
 from service.core.states import OPEN, SearchState
-from service.db import events, spaces, studies, supernets, tallies, trial_ends
+from service.db import events, proxies, spaces, studies, supernets, tallies, trial_ends
 from service.db.asks import Snapshot, change_state, finish, record_ask, snapshot
 from service.db.claims import Claim, Progress, claim, progress, release, release_all, renew, running
 from service.db.paging import checked_id, slice_of
@@ -54,7 +54,8 @@ _VERBS: Mapping[str, tuple[AbstractSet[SearchState], SearchState]] = {
 def create(s: Session, study_name: str, body: SearchIn) -> tuple[SearchOut, bool]:
     """Starts a search; the bool says whether it is new. A stored name with another body is a `Conflict`.
 
-    Raises `Invalid` for a designer or options that cannot be, `Conflict` while the super-network is not trained.
+    Raises `Invalid` for a designer or options that cannot be, `Conflict` while the super-network is not trained, and
+    for a designer that scores by zero-cost proxies what cannot be scored.
     """
     # Locked: the numbers of a study's searches are gapless, and a name is looked for before it is taken.
     study = studies.row(s, study_name, lock=True)
@@ -65,7 +66,8 @@ def create(s: Session, study_name: str, body: SearchIn) -> tuple[SearchOut, bool
         return _views(s, [stored])[0], False
     _refuse_untrained(s, study)
     space = spaces.load(spaces.row(s, study.space_id))
-    make_designer(body.designer, space, studies.objectives(study), studies.constraints(study), {}, body.options)
+    made = make_designer(body.designer, space, studies.objectives(study), studies.constraints(study), {}, body.options)
+    proxies.refuse_unscored(s, study, space, made.scores)
     study.searches += 1
     search = Search(
         study_id=study.id,
@@ -208,6 +210,8 @@ def _views(s: Session, searches: Sequence[Search]) -> list[SearchOut]:
             state=SearchState(search.state),
             reason=search.reason,
             counts=TrialCounts(**counts.get(search.id, {})),
+            evaluated=ended[search.id].evaluated,
+            undefined=ended[search.id].undefined,
             reused=ended[search.id].reused,
             paid_s=ended[search.id].paid_s + paid.get(search.id, 0.0),
             hypervolume=_volume(of_study[search.study_id], ended[search.id]),

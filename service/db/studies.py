@@ -12,8 +12,9 @@ from search_spaces.plugins import names as plugin_names
 from search_spaces.space import Bools, SearchSpace
 from service.core.errors import Invalid, NotFound
 from service.core.evaluators import EXTERNAL, TABLE
-from service.core.metrics import METRICS, Circumstances, Scope, metric
+from service.core.metrics import METRICS, Circumstances, Scope, is_known, metric, proxies
 from service.core.objectives import ANALYTIC, Constraint, Direction, Objective, violations
+from service.core.scoring import Scoring
 from service.db import evaluators, events, fronts, spaces, supernets, workers
 from service.db.paging import slice_of
 from service.db.rows import body_of, insert_new, refuse_other
@@ -110,8 +111,10 @@ def circumstances_with(
     evaluator: Json | None = None,
     fidelity: float = 1.0,
     seed: int = EVALUATION_SEED,
+    scoring: Scoring | None = None,
 ) -> Circumstances:
-    """The same from what was read before; ``evaluator`` takes the place of the study's."""
+    """The same from what was read before; ``evaluator`` takes the place of the study's, ``scoring`` that of what it
+    says of zero-cost proxies."""
     used = evaluator or study.evaluator
     return Circumstances(
         dataset=study.task["digest"],
@@ -122,6 +125,7 @@ def circumstances_with(
         seed=seed,
         fidelity=fidelity,
         device=device,
+        scoring=scoring,
     )
 
 
@@ -158,10 +162,11 @@ def _values(s: Session, body: StudyIn) -> dict[str, object]:
 
 
 def _objective(index: int, given: ObjectiveIn, space: SearchSpace, dataset: Dataset) -> Objective:
-    if given.direction is None and given.metric.partition("@")[0] not in METRICS:
+    if given.direction is None and not is_known(given.metric):
+        known = ", ".join([*METRICS, *proxies()])
         raise Invalid(
             f"objectives.{index}.direction",
-            f"is not known for {given.metric!r}: say 'minimise' or 'maximise' (known metrics: {', '.join(METRICS)})",
+            f"is not known for {given.metric!r}: say 'minimise' or 'maximise' (known metrics: {known})",
         )
     direction = given.direction or metric(given.metric).direction
     bounds = given.bounds or _known_bounds(given.metric, space, dataset)

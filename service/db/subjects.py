@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session, defer
 
 from service.core.metrics import Circumstances, Scope, metric
-from service.db import spaces, studies
+from service.db import evaluators, spaces, studies
 from service.db.architectures import unpack
 from service.db.rows import table_of
 from service.db.tables import Architecture, Job, Space, Study, Supernet, Trial
@@ -87,16 +87,17 @@ class Subject:
             evaluator=self.evaluator,
             fidelity=self.fidelity,
             seed=self.seed,
+            scoring=evaluators.scoring(self.job.kind, self.evaluator["name"]),
         )
 
 
 def circumstances(subjects: Iterable[Subject], device: str | None = None) -> dict[int, Circumstances]:
     """Job id → what its measurements depend on; one object for all that depend on the same (see `ledger`)."""
-    made: dict[tuple[int, int, str, float, int], Circumstances] = {}
+    made: dict[tuple[int, int, str, float, int, str], Circumstances] = {}
     result = {}
     for each in subjects:
         # The evaluator by identity: that of a study is one object, and an object's id is its own while a subject lives.
-        key = (each.study.id, id(each.evaluator), each.split, each.fidelity, each.seed)
+        key = (each.study.id, id(each.evaluator), each.split, each.fidelity, each.seed, each.job.kind)
         if key not in made:
             made[key] = each.circumstances(device)
         result[each.job.id] = made[key]

@@ -171,7 +171,8 @@ class Context(Base):
 class Measurement(Base):
     """One value; attempt 0 is the value, later attempts are replicates. (job, token, worker) tells a repeated report.
 
-    `spread` is the distance between the quartiles of the passes that a latency is the median of, in its unit.
+    `spread` is the distance between the quartiles of the passes that a latency is the median of, in its unit; of a
+    score that is the mean over initialisations, their standard deviation.
     """
 
     __tablename__ = "measurements"
@@ -191,6 +192,18 @@ class Measurement(Base):
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     token: Mapped[int | None]
     worker: Mapped[str | None] = mapped_column(String(63))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class UndefinedScore(Base):
+    """A zero-cost proxy that is not defined for an architecture, in one context: it stands where there is no value."""
+
+    __tablename__ = "undefined_scores"
+
+    architecture_id: Mapped[int] = mapped_column(ForeignKey("architectures.id"), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(144), primary_key=True)
+    context_digest: Mapped[str] = mapped_column(ForeignKey("contexts.digest"), primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from service.core import pareto
 from service.core.objectives import Values, minimised
-from service.core.states import COUNTED
+from service.core.states import COUNTED, State
 from service.db import studies
 from service.db.rows import table_of
 from service.db.tables import Search, Study, Trial
@@ -45,12 +45,14 @@ _ENDED = (
 @dataclass(frozen=True, slots=True)
 class Tally:
     """The ended trials of one search, up to the end numbered ``seen``: how many by state, how many that the budget
-    counts, how many of them reused, and the seconds paid for all. ``front`` (n, m) are the minimised objectives that no
+    counts, how many cheap ones that asked for what is ``undefined``, how many of all were reused, and the seconds paid.
+    ``front`` (n, m) are the minimised objectives that no
     other full evaluation dominates, None before the first full evaluation."""
 
     seen: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     evaluated: int = 0
+    undefined: int = 0
     reused: int = 0
     paid_s: float = 0.0
     front: Values | None = None
@@ -98,12 +100,14 @@ def _counted(s: Session, search: Search, study: Study, before: Tally) -> tuple[T
     wanted = {"search": search.id, "seen": before.seen, "newest": search.completions}
     objectives = studies.objectives(study)
     counts, evaluated, front = dict(before.counts), before.evaluated, before.front
+    undefined = before.undefined
     reused, paid_s, ends = before.reused, before.paid_s, 0
     for part in s.execute(_ENDED, wanted, execution_options={"yield_per": _STREAMED}).partitions():
         full: list[Metrics] = []
         for state, was_reused, paid, evaluation, fidelity, metrics in part:
             counts[state] = counts.get(state, 0) + 1
             evaluated += evaluation and state in COUNTED
+            undefined += not evaluation and state == State.INFEASIBLE
             reused += was_reused
             paid_s += paid
             if evaluation and fidelity == 1.0 and state in COUNTED:
@@ -113,4 +117,4 @@ def _counted(s: Session, search: Search, study: Study, before: Tally) -> tuple[T
             values = minimised(objectives, full)[studies.within(study, full)]
             values = values if front is None else np.concatenate([front, values])
             front = values[pareto.nondominated(values, duplicates=False)]
-    return Tally(search.completions, counts, evaluated, reused, paid_s, front), ends
+    return Tally(search.completions, counts, evaluated, undefined, reused, paid_s, front), ends

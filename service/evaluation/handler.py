@@ -6,23 +6,27 @@ A handler takes (payload, toolbox, report, checkpoint) and returns the result, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from search_spaces.networks.memory import ran_out
 from search_spaces.plugins import UnknownPlugin, load
-from search_spaces.space import InvalidArchitecture, Unsupported
+from search_spaces.space import Genes, InvalidArchitecture, SearchSpace, Unsupported
 from service.core.errors import Infeasible, Invalid, OutOfMemory
 from service.core.latency import VERSION
+from service.core.metrics import Scope, metric
+from service.core.scoring import Scoring
 from service.evaluation.architectures import rows_of, space_of
+from service.evaluation.datasets import Dataset
 from service.evaluation.evaluator import Candidate, Evaluation, Evaluator
 from service.evaluation.export import export
 from service.evaluation.function import call
-from service.evaluation.memory import release
+from service.evaluation.memory import Memory, release
 from service.evaluation.options import parse
 from service.evaluation.predicting import fit, predict
 from service.evaluation.replay import replay
-from service.evaluation.scoring import score
+from service.evaluation.scoring import Scorer, score
 from service.evaluation.supernet_training import train_supernet
 from service.evaluation.toolbox import Report, Toolbox
 from service.wire.base import Json
@@ -44,17 +48,44 @@ def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes 
     except UnknownPlugin as error:
         raise Invalid("evaluator.name", str(error), allowed=error.known) from error
     evaluator: Evaluator = plugin(asked.evaluator.options)
+    row, dataset = rows_of(space, [asked.genes])[0], toolbox.dataset(asked.dataset, asked.dataset_digest)
+    proxies = [name for name in asked.metrics if metric(name).scope is Scope.INITIAL]
+    # First, since they cost next to nothing: what is undefined need not be trained.
+    scores = _scores(proxies, space, row, dataset, asked.seed, toolbox, report) if proxies else {}
+    others = tuple(name for name in asked.metrics if name not in scores)
+    if not others:
+        return _result(Evaluation(scores), toolbox)
     candidate = Candidate(
         space=space,
-        row=rows_of(space, [asked.genes])[0],
-        dataset=toolbox.dataset(asked.dataset, asked.dataset_digest),
+        row=row,
+        dataset=dataset,
         split=asked.split,
         weights=asked.weights,
-        metrics=tuple(asked.metrics),
+        metrics=others,
         fidelity=asked.fidelity,
         seed=asked.seed,
     )
-    return _result(evaluator.evaluate(candidate, toolbox, report, checkpoint), toolbox)
+    found = evaluator.evaluate(candidate, toolbox, report, checkpoint)
+    return _result(replace(found, metrics={**found.metrics, **scores}), toolbox)
+
+
+def _scores(
+    proxies: Sequence[str],
+    space: SearchSpace,
+    row: Genes,
+    dataset: Dataset,
+    seed: int,
+    toolbox: Toolbox,
+    report: Report,
+) -> dict[str, float]:
+    """Zero-cost proxies of the untrained network, as jobs of kind ``score`` give them. Raises `Infeasible` where one is
+    not defined."""
+    memory = Memory(toolbox.device_name, lambda note: report(0, 1, note))
+    report(0, 1, f"scoring {', '.join(proxies)}")
+    found = Scorer(toolbox, dataset, proxies, Scoring(), seed).score(space, row, memory)
+    for name, reason in found.undefined.items():
+        raise Infeasible(f"{name} is not defined: {reason}")
+    return found.values
 
 
 def _result(found: Evaluation, toolbox: Toolbox) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import final
+from typing import Protocol, final
 
 from service.core.errors import Invalid
 
@@ -33,6 +33,60 @@ FIELDS = (
 _MEASURED = ("metric", "value", "metrics")
 _ARCHITECTURE = ("config", "genes", "arch")
 CONFIG, METRICS = "config.", "metrics."
+NOTATION = "notation"
+"""What `frontier spaces sample` calls ``arch``."""
+
+
+class Columns(Protocol):
+    """What a reader needs to know of a file's columns."""
+
+    def resolve(self, names: Collection[str]) -> tuple[dict[str, str], list[str]]:
+        """Target → column, of rows with these columns, and the columns that are errors."""
+
+    def resolve_header(self, names: Sequence[str]) -> dict[str, str]:
+        """Target → column of a file that has a header. Raises `Invalid` for one with which no row can be right."""
+
+    def unknown(self, name: str) -> str:
+        """What is said of a column that is an error."""
+
+
+@final
+class Listing:
+    """Columns of a file that lists architectures: ``config``, ``config.CHOICE``, ``genes`` and ``arch``, which may be
+    called ``notation``. All others are passed over."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        self._choices = frozenset(choices)
+
+    def resolve(self, names: Collection[str]) -> tuple[dict[str, str], list[str]]:
+        """As `Columns` says; no column is an error, but a choice that the space has not."""
+        read, unknown = {}, []
+        for name in names:
+            choice = name.removeprefix(CONFIG) if name.startswith(CONFIG) else None
+            if name in _ARCHITECTURE or choice in self._choices:
+                read[name] = name
+            elif choice is not None:
+                unknown.append(name)
+        if NOTATION in names and "arch" not in read:
+            read["arch"] = NOTATION
+        return read, unknown
+
+    def resolve_header(self, names: Sequence[str]) -> dict[str, str]:
+        """As `Columns` says."""
+        _refuse_repeated(names)
+        read, unknown = self.resolve(names)
+        if unknown:
+            raise Invalid(f"columns.{unknown[0]}", self.unknown(unknown[0]) + _more(unknown))
+        if not read:
+            raise Invalid(
+                "columns",
+                f"none names the architecture: config, config.CHOICE, genes, arch or notation; found are {_few(names)}",
+            )
+        return read
+
+    def unknown(self, name: str) -> str:
+        """As `Columns` says."""
+        return _no_choice(self._choices)
 
 
 @final
@@ -84,10 +138,7 @@ class Layout:
 
     def resolve_header(self, names: Sequence[str]) -> dict[str, str]:
         """Target → column of a file that has a header. Raises `Invalid` for one with which no row can be right."""
-        places: dict[str, int] = {}
-        for number, name in enumerate(names, 1):
-            if places.setdefault(name, number) != number:
-                raise Invalid(f"columns.{name}", f"is there twice, as columns {places[name]} and {number}")
+        places = _refuse_repeated(names)
         read, unknown = self.resolve(names)
         for source in self._mapped.values():
             if source and source not in places:
@@ -105,7 +156,7 @@ class Layout:
     def unknown(self, name: str) -> str:
         """What is said of a column that means nothing."""
         if name.startswith(CONFIG):
-            return f"the space has no such choice, choices are {_few(sorted(self._choices))}"
+            return _no_choice(self._choices)
         if name.startswith(METRICS):
             return "is no name of a metric: `name` or `name@device`"
         return f"is no field of a row: {', '.join(FIELDS)}, config.CHOICE, metrics.NAME; map other columns by name"
@@ -116,6 +167,19 @@ class Layout:
         if name.startswith(METRICS):
             return METRIC_NAME.fullmatch(name[len(METRICS) :]) is not None
         return name in FIELDS
+
+
+def _refuse_repeated(names: Sequence[str]) -> dict[str, int]:
+    """Column → its number, from 1. Raises `Invalid` for a name that is there twice."""
+    places: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if places.setdefault(name, number) != number:
+            raise Invalid(f"columns.{name}", f"is there twice, as columns {places[name]} and {number}")
+    return places
+
+
+def _no_choice(choices: Collection[str]) -> str:
+    return f"the space has no such choice, choices are {_few(sorted(choices))}"
 
 
 def _is_measured(target: str) -> bool:

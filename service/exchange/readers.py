@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import IO, Any, TypeAlias
 
 from service.core.errors import Invalid
-from service.exchange.layout import Layout
+from service.exchange.layout import Columns
 from service.wire.exchange import TableFormat
 
 ROWS = 4096
@@ -56,7 +56,7 @@ class Batch:
     texts: bool = False
 
 
-def read(kind: TableFormat, file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+def read(kind: TableFormat, file: IO[bytes], layout: Columns) -> Iterator[Batch]:
     """The rows of a file, in their order. Raises `Invalid` where the rest of the file cannot be read."""
     return _READERS[kind](file, layout)
 
@@ -66,7 +66,7 @@ def read(kind: TableFormat, file: IO[bytes], layout: Layout) -> Iterator[Batch]:
 Row: TypeAlias = dict[str, Any]
 
 
-def _ndjson(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+def _ndjson(file: IO[bytes], layout: Columns) -> Iterator[Batch]:
     first, line = 1, 1
     for some in _lines(file):
         lines: Sequence[int] = range(line, line + len(some))
@@ -132,7 +132,7 @@ def _lines(file: IO[bytes]) -> Iterator[list[str]]:
     yield [*lines, rest] if rest else lines
 
 
-def _json(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+def _json(file: IO[bytes], layout: Columns) -> Iterator[Batch]:
     rows: list[Row] = []
     broken: dict[int, tuple[str, str]] = {}
     first, size = 1, 0
@@ -210,7 +210,7 @@ def _objects(
     first: int,
     lines: Sequence[int],
     broken: Mapping[int, tuple[str, str]],
-    layout: Layout,
+    layout: Columns,
 ) -> Iterator[Batch]:
     """Objects as columns."""
     if not rows:
@@ -244,7 +244,7 @@ def _column(rows: Sequence[Row], name: str) -> list[Any]:
 # ---------------------------------------------------------------------- CSV
 
 
-def _csv(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+def _csv(file: IO[bytes], layout: Columns) -> Iterator[Batch]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         csv.field_size_limit(LONGEST_ROW)
@@ -253,7 +253,7 @@ def _csv(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
         text.detach()
 
 
-def _csv_rows(reader: Any, layout: Layout) -> Iterator[Batch]:
+def _csv_rows(reader: Any, layout: Columns) -> Iterator[Batch]:
     try:
         header: list[str] = next(reader, [])
     except csv.Error as error:
@@ -310,7 +310,7 @@ def _csv_rows(reader: Any, layout: Layout) -> Iterator[Batch]:
 # ---------------------------------------------------------------------- Parquet
 
 
-def _parquet(file: IO[bytes], layout: Layout) -> Iterator[Batch]:
+def _parquet(file: IO[bytes], layout: Columns) -> Iterator[Batch]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -376,7 +376,7 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-_READERS: Mapping[TableFormat, Callable[[IO[bytes], Layout], Iterator[Batch]]] = {
+_READERS: Mapping[TableFormat, Callable[[IO[bytes], Columns], Iterator[Batch]]] = {
     "ndjson": _ndjson,
     "json": _json,
     "csv": _csv,

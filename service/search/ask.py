@@ -20,6 +20,12 @@ from service.search.designer import Designer, Suggestion, Suggestions
 
 PROBE_SHARE = 0.1
 
+MOST_CHEAP = 10_000
+"""Cheap trials in one ask."""
+
+MOST_CHEAP_ASKS = 100
+"""Asks in a row that may give cheap trials alone."""
+
 
 def make_designer(
     name: str,
@@ -52,25 +58,29 @@ def ask(
     ask_number: int,
     probe_share: float = PROBE_SHARE,
 ) -> Suggestions:
-    """At most ``count`` suggestions: the designer's, then probes; fewer when the space is exhausted.
+    """At most ``count`` evaluations: the designer's, then probes; fewer when the space is exhausted.
 
     Probes are drawn uniformly from the canonical architectures that satisfy the computable constraints. They are
-    ``probe_share`` of all trials, counted over the whole search, and at least one in an ask for more than one; none
-    with a share of 0. The answer follows from the arguments alone: the generator is
-    ``default_rng([seed, search_number, ask_number])``.
+    ``probe_share`` of all evaluations, counted over the whole search, and at least one in an ask for more than one;
+    none with a share of 0, and none beside cheap trials alone, which are no evaluations. The answer follows from the
+    arguments alone: the generator is ``default_rng([seed, search_number, ask_number])``.
 
     Raises `Fault` if the designer breaks its contract: too many suggestions, a row that is not canonical, is known,
-    repeats or breaks a computable constraint, or a memo or state that is not JSON.
+    repeats or breaks a computable constraint, a cheap trial of nothing, or a memo or state that is not JSON.
     """
     if count < 1:
         return Suggestions((), history.state)
     rng = np.random.default_rng([seed, search_number, ask_number])
-    probes = _due(len(history), count, probe_share)
+    probes = _due(int(history.evaluation.sum()), count, probe_share)
     # With nothing but a probe to suggest the designer is not asked, and its state stays.
     answer = designer.suggest(history, count - probes, rng) if count > probes else Suggestions((), history.state)
     taken = taken_rows(history)
     _check(designer, answer, count - probes, taken)
-    taken |= {item.genes.tobytes() for item in answer.items}
+    evaluated = [item for item in answer.items if item.evaluates(designer.objectives)]
+    if answer.items and not evaluated:
+        _check_end(designer, history)
+        return answer
+    taken |= {item.genes.tobytes() for item in evaluated}
     rows = uniform(designer.space, designer.constraints, probes, rng, taken)
     drawn = tuple(Suggestion(row, "probe: drawn uniformly to audit the predictors", probe=True) for row in rows)
     return Suggestions(answer.items + drawn, answer.state)
@@ -101,8 +111,11 @@ def _due(earlier: int, count: int, share: float) -> int:
 def _check(designer: Designer, answer: Suggestions, most: int, taken: Set[bytes]) -> None:
     name, space = type(designer).__name__, designer.space
     items = answer.items
-    if len(items) > most:
-        raise Fault(f"{name} made {len(items)} suggestions, asked for were {most}")
+    evaluations = sum(item.evaluates(designer.objectives) for item in items)
+    if evaluations > most:
+        raise Fault(f"{name} made {evaluations} suggestions, asked for were {most}")
+    if len(items) - evaluations > MOST_CHEAP:
+        raise Fault(f"{name} asked for {len(items) - evaluations} cheap trials, at most {MOST_CHEAP} may be in an ask")
     try:
         json.dumps([dict(answer.state), *(dict(item.memo) for item in items)], allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -116,6 +129,10 @@ def _check(designer: Designer, answer: Suggestions, most: int, taken: Set[bytes]
             )
         if not 0 < item.fidelity <= 1:
             raise Fault(f"{where}: the fidelity must be in (0, 1], is {item.fidelity}")
+        if item.metrics == ():
+            raise Fault(f"{where} asks for no metric")
+        if not item.evaluates(designer.objectives):
+            continue
         if item.fidelity == 1 and item.genes.tobytes() in seen:
             raise Fault(f"{where} is already in the search: {item.genes.tolist()}")
         if item.fidelity == 1:
@@ -126,6 +143,13 @@ def _check(designer: Designer, answer: Suggestions, most: int, taken: Set[bytes]
     _refuse(name, genes, ~space.valid(genes), "is not in the space")
     _refuse(name, genes, (space.canonical(genes) != genes).any(axis=1), "is not the canonical row")
     _refuse(name, genes, ~satisfies(space, designer.constraints, genes), "breaks a constraint on MACs or parameters")
+
+
+def _check_end(designer: Designer, history: History) -> None:
+    """Cheap trials cost no budget: a designer that asks for nothing else would go on for ever."""
+    cheap = np.unique(history.asks[history.asks > history.asks[history.evaluation].max(initial=-1)])
+    if len(cheap) >= MOST_CHEAP_ASKS:
+        raise Fault(f"{type(designer).__name__} asked {len(cheap)} times in a row for cheap trials alone")
 
 
 def _refuse(name: str, genes: Genes, wrong: Bools, what: str) -> None:

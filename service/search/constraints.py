@@ -46,8 +46,11 @@ def satisfies(space: SearchSpace, constraints: Sequence[Constraint], genes: Gene
 
 
 def taken_rows(history: History) -> set[bytes]:
-    """The rows of the history that have been suggested at the full fidelity, whatever became of them, as bytes."""
-    return {row.tobytes() for row in history.genes[history.fidelity == 1.0]}
+    """The rows of the history that were to be fully evaluated, whatever became of them, as bytes.
+
+    Those that were only scored are not among them: they may yet be evaluated.
+    """
+    return {row.tobytes() for row in history.genes[history.evaluation & (history.fidelity == 1.0)]}
 
 
 def unseen(genes: Genes, taken: Set[bytes]) -> Bools:

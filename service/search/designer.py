@@ -23,8 +23,9 @@ class Suggestion:
         genes: (d,) a canonical row.
         reason: a few words for people: why this one.
         fidelity: in (0, 1], 1 is the full evaluation.
-        metrics: what to measure if not all of the study's metrics (proxies alone make a cheap trial that is no
-            evaluation); None for all.
+        metrics: what to measure if not all of the study's metrics; None for all. With less than all objectives (a
+            zero-cost proxy alone) it is a cheap trial: no evaluation, and the budget does not count it. Its scores
+            come back in `History.features`.
         memo: JSON the designer wants back in `History.memo`.
         probe: drawn uniformly from the canonical architectures that satisfy the computable constraints.
     """
@@ -36,10 +37,17 @@ class Suggestion:
     memo: Mapping[str, Any] = field(default_factory=dict)
     probe: bool = False
 
+    def evaluates(self, objectives: Sequence[Objective]) -> bool:
+        """Whether all objectives are to be measured; False for a cheap trial."""
+        return self.metrics is None or {objective.metric for objective in objectives} <= set(self.metrics)
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """The answer to one ask: at most as many items as asked for, and the blob kept for the next ask."""
+    """The answer to one ask, and the blob kept for the next ask.
+
+    At most as many evaluations as asked for; cheap trials come on top of them (`service.search.ask.MOST_CHEAP`).
+    """
 
     items: tuple[Suggestion, ...]
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +67,8 @@ class Designer(ABC):
 
     ``predictors`` maps metric → fitted predictor of the metric in its own units (not minimised); it is empty until
     what `wants` asked for has been fitted. Unknown or wrong options raise `service.core.errors.Invalid` with the
-    field ``options.NAME``.
+    field ``options.NAME``. ``scores`` names the proxies that its cheap trials ask for: a search is refused where they
+    cannot be measured.
 
     A designer rebuilt from the stored history behaves as one that lived on: what it must remember goes into the
     suggestions' ``memo`` or into ``Suggestions.state``.
@@ -76,6 +85,7 @@ class Designer(ABC):
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)
         self.predictors = dict(predictors)
+        self.scores: tuple[str, ...] = ()
 
     @abstractmethod
     def wants(self, history: History) -> tuple[FitRequest, ...]:
@@ -83,4 +93,7 @@ class Designer(ABC):
 
     @abstractmethod
     def suggest(self, history: History, count: int, rng: np.random.Generator) -> Suggestions:
-        """At most ``count`` suggestions, none of them in the history at the same fidelity; fewer when exhausted."""
+        """At most ``count`` evaluations, none of them in the history at the same fidelity; fewer when exhausted.
+
+        Cheap trials may come beside them, or instead: then the designer is asked again when they have ended.
+        """

@@ -57,9 +57,8 @@ class AgingEvolution(Designer):
         items += draw(self.space, self.constraints, first, rng, taken, "random: the first population")
         taken |= {item.genes.tobytes() for item in items}
         if len(items) == first and first < count:
-            children = mutants(
-                self.space, self.constraints, self._parents(history, alive, count - first, rng), rng, taken
-            )
+            parents = tournament(history, self.constraints, alive, self._sample_size, count - first, rng)
+            children = mutants(self.space, self.constraints, parents, rng, taken)
             born = [child for child in children if child is not None]
             items += [Suggestion(child, "mutant of a tournament winner") for child in born]
             taken |= {child.tobytes() for child in born}
@@ -67,13 +66,23 @@ class AgingEvolution(Designer):
             items += draw(self.space, self.constraints, missing, rng, taken, "random: all mutants are known")
         return Suggestions(tuple(items))
 
-    def _parents(self, history: History, alive: np.ndarray[Any, Any], count: int, rng: np.random.Generator) -> Genes:
-        values = history.objectives[alive]
-        rank = ranks(values, total_violation(self.constraints, history.violations[alive]))
-        # Best first: by rank, then the lonelier; the winner of a tournament has the lowest place.
-        place = np.empty(len(alive), dtype=np.int64)
-        place[np.lexsort((-crowding(values, rank), rank))] = np.arange(len(alive))
-        entrants = rng.integers(0, len(alive), size=(count, self._sample_size))
-        winners = entrants[np.arange(count), place[entrants].argmin(axis=1)]
-        parents: Genes = history.genes[alive[winners]]
-        return parents
+
+def tournament(
+    history: History,
+    constraints: Sequence[Constraint],
+    alive: np.ndarray[Any, Any],
+    sample_size: int,
+    count: int,
+    rng: np.random.Generator,
+) -> Genes:
+    """(count, d): winners of ``count`` tournaments among the trials ``alive`` (indices), with ``sample_size`` entrants
+    each, drawn with replacement. By constrained non-domination rank, then by crowding distance."""
+    values = history.objectives[alive]
+    rank = ranks(values, total_violation(constraints, history.violations[alive]))
+    # Best first: by rank, then the lonelier; the winner of a tournament has the lowest place.
+    place = np.empty(len(alive), dtype=np.int64)
+    place[np.lexsort((-crowding(values, rank), rank))] = np.arange(len(alive))
+    entrants = rng.integers(0, len(alive), size=(count, sample_size))
+    winners = entrants[np.arange(count), place[entrants].argmin(axis=1)]
+    parents: Genes = history.genes[alive[winners]]
+    return parents

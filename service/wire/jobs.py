@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, FiniteFloat, StringConstraints
 
 from service.core.failures import Failure
 from service.core.states import State
-from service.wire.base import Digest, Json, Name, Time, Wire
+from service.wire.base import Digest, Json, MetricName, Metrics, Name, Time, Wire
 from service.wire.spaces import DatasetOut
 
 JobId = Annotated[int, Field(ge=1, le=2**63 - 1)]
@@ -218,11 +218,31 @@ class EventOut(Wire):
     created_at: Time
 
 
-class ScoreOut(Wire):
-    """Progress of what was asked for in one go."""
+class ScoredOut(Wire):
+    """What is known of one architecture, of the proxies that were asked for."""
 
-    jobs: list[int] = Field(description="Ids of the jobs that were queued.")
-    reused: int = Field(default=0, description="Architectures that needed none.")
+    key: str = Field(description="The architecture's key.")
+    scores: Metrics = Field(description="Proxy → score; with `repeats` the mean over the initialisations.")
+    intervals: dict[MetricName, tuple[FiniteFloat, FiniteFloat]] = Field(
+        description="Proxy → ends of the score's 95 % interval over the initialisations, if there are several."
+    )
+    undefined: dict[MetricName, str] = Field(description="Proxy → why it has no score for this network.")
+
+
+class ScoreOut(Wire):
+    """How far the scoring of what was asked for is."""
+
+    jobs: list[int] = Field(description="Ids of the jobs that score it: those that were queued, and those at work.")
+    reused: int = Field(default=0, description="Architectures of which everything is known.")
+    waiting: list[MetricName] = Field(
+        default_factory=list, description="Aggregates whose columns are not all scored yet: ask again for them."
+    )
+    pools: dict[MetricName, int] = Field(
+        default_factory=dict, description="Aggregate → how many of the architectures were ranked, having all columns."
+    )
+    rows: list[ScoredOut] | None = Field(
+        default=None, description="Per architecture, in the order asked for, equal ones once; null if not asked for."
+    )
 
 
 class JobsIn(Wire):

@@ -26,7 +26,9 @@ class EvaluatePayload(Wire):
     split: Split
     evaluator: EvaluatorSpec
     weights: Digest | None = Field(description="Super-network weights, for evaluators that use them.")
-    metrics: list[MetricName]
+    metrics: list[MetricName] = Field(
+        description="Scores of zero-cost proxies among them are of the untrained network."
+    )
     fidelity: float
     seed: int
 
@@ -141,7 +143,9 @@ class ScorePayload(Wire):
     dataset: str
     dataset_digest: Digest
     proxies: list[str]
-    batch: int
+    batch: int = Field(description="Training images in a minibatch.")
+    minibatches: int = Field(default=2, description="Minibatches for proxies that need several.")
+    repeats: int = Field(default=1, ge=1, description="Initialisations of each network; scores are means over them.")
     seed: int
 
 
@@ -151,6 +155,9 @@ class ScoreResult(Wire):
     scores: list[Metrics]
     undefined: list[dict[str, str]]
     seconds: list[float]
+    spreads: list[Metrics] = Field(
+        default_factory=list, description="Proxy → standard deviation over the initialisations, if there are several."
+    )
     batch: int | None = Field(
         default=None, ge=1, description="Images at once, if the device had no memory for all of the minibatch."
     )

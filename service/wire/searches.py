@@ -14,7 +14,11 @@ class SearchIn(Wire):
     name: Name | None = Field(default=None, description="Unique in the study; `designer-number` if left out.")
     designer: str = Field(description="Name of a `frontier.designers` plug-in.", examples=["guided"])
     options: Json = Field(default_factory=dict, description="The designer's options.")
-    budget: int = Field(ge=1, le=1_000_000, description="Trials that end SUCCEEDED or PRUNED.")
+    budget: int = Field(
+        ge=1,
+        le=1_000_000,
+        description="Evaluations that end SUCCEEDED or PRUNED. Trials that only ask for zero-cost proxies are none.",
+    )
     batch: int = Field(default=10, ge=1, le=1000, description="Trials per ask.")
     slack: int = Field(
         default=0, ge=0, le=1000, description="An ask is made when at most this many earlier trials are open."
@@ -42,7 +46,7 @@ class ExtendIn(Wire):
 
 
 class TrialCounts(Wire):
-    """Trials by state."""
+    """Trials by state, with those that only asked for zero-cost proxies."""
 
     queued: int = 0
     leased: int = 0
@@ -63,6 +67,14 @@ class SearchOut(SearchIn):
     state: SearchState
     reason: str = Field(description="Why it is in this state.")
     counts: TrialCounts
+    evaluated: int = Field(
+        default=0, description="Evaluations that count towards the budget: SUCCEEDED and PRUNED ones."
+    )
+    undefined: int = Field(
+        default=0,
+        description="INFEASIBLE trials that only asked for zero-cost proxies, which are not defined for their "
+        "networks: `max_failures` does not count them.",
+    )
     reused: int = Field(description="Trials answered from the ledger, without paying.")
     paid_s: float = Field(description="Seconds paid for its trials.")
     hypervolume: float | None = Field(description="Of its own trials, scaled; null before the first.")

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, FiniteFloat
 
 from service.core.objectives import Direction
+from service.core.scoring import IMAGES, MINIBATCHES
 from service.wire.base import Digest, Json, MetricName, Metrics, Name, Time, Wire
 from service.wire.spaces import Resources, Task
 
@@ -171,7 +172,10 @@ class MeasurementOut(Wire):
     key: str = Field(description="The architecture's key.")
     metric: MetricName
     value: FiniteFloat
-    spread: float | None = Field(description="Distance between the quartiles of what the value is the median of.")
+    spread: float | None = Field(
+        description="Distance between the quartiles of what the value is the median of; of the score by a zero-cost "
+        "proxy over several initialisations, their standard deviation."
+    )
     context: Json = Field(description="Everything the value depends on.")
     attempt: int = Field(description="0 is the value, later ones are replicates.")
     seconds: float = Field(description="Seconds paid for it.")
@@ -188,10 +192,27 @@ class ExportIn(Wire):
 class ScoreIn(Wire):
     """Asks for zero-cost proxies of architectures."""
 
-    proxies: list[str] = Field(min_length=1, description="Names of `frontier.proxies` plug-ins.")
+    proxies: list[str] = Field(
+        min_length=1,
+        max_length=64,
+        description="Names of `frontier.proxies` plug-ins; or of aggregates, which rank the architectures asked for "
+        "among each other once their columns are scored: ask again when the jobs have ended.",
+    )
     architectures: list[ArchitectureRef] | None = Field(default=None, description="These; or `sample` of them.")
     sample: int | None = Field(default=None, ge=1, le=100_000, description="That many, drawn from the space.")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Draws the sample, the images and the initialisations.")
+    batch: int = Field(default=IMAGES, ge=2, le=4096, description="Training images in a minibatch.")
+    minibatches: int = Field(
+        default=MINIBATCHES,
+        ge=2,
+        le=64,
+        description="Minibatches for proxies that need several; others take the first.",
+    )
+    repeats: int = Field(
+        default=1, ge=1, le=64, description="Initialisations of each network; a score is the mean over them."
+    )
+    rows: bool = Field(default=False, description="Answer what is known of each architecture, too.")
+    queue: bool = Field(default=True, description="False: queue nothing, only answer what is known.")
 
 
 class ArtifactOut(Wire):

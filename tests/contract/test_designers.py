@@ -14,12 +14,14 @@ from service.core.objectives import Constraint
 from service.core.pareto import hypervolume
 from service.search.ask import ask, make_designer
 from service.search.constraints import satisfies
-from tests.searches import ERROR, MACS, Make, Problem, Ridge, Toy, appended, ended, fitted, mismatch, simulate
+from service.search.designer import Suggestion, Suggestions
+from tests.searches import ERROR, MACS, Make, Problem, Ridge, Toy, appended, asked, ended, fitted, mismatch, simulate
 
 SMALL = {
     "evolution": {"population_size": 12, "sample_size": 4},
     "guided": {"initial": 10, "population": 40, "generations": 6},
     "nsga2": {"population_size": 12},
+    "proxy_evolution": {"population_size": 12, "sample_size": 4, "candidates": 5},
     "tpe": {"startup": 8},
 }
 """Options that let each designer leave its first phase within a short search."""
@@ -36,6 +38,10 @@ def maker(name: str, problem: Problem) -> Make:
 def two_objectives() -> Problem:
     space = Toy()
     return Problem(space, mismatch(space))
+
+
+def evaluations(problem: Problem, answer: Suggestions) -> list[Suggestion]:
+    return [item for item in answer.items if item.evaluates(problem.objectives)]
 
 
 def frozen(history: History) -> History:
@@ -62,7 +68,7 @@ def test_an_answer_follows_from_the_history_and_the_generator(name):
         items = make(predictors).suggest(history, 8, np.random.default_rng(seed)).items
         return [item.genes.tolist() for item in items]
 
-    assert len(rows(1)) == 8
+    assert len(rows(1)) >= 8
     assert rows(1) == rows(1)
     assert rows(1) != rows(2)
 
@@ -85,7 +91,7 @@ def test_a_rebuilt_designer_behaves_as_one_that_lived_on(name, slack):
     problem = two_objectives()
     rebuilt = simulate(problem, maker(name, problem), asks=7, count=8, slack=slack)
     lived = simulate(problem, maker(name, problem), asks=7, count=8, slack=slack, rebuilt=False)
-    assert len(rebuilt) == 7 * 8
+    assert rebuilt.evaluation.sum() == 7 * 8
     same(rebuilt, lived)
 
 
@@ -100,15 +106,16 @@ def test_every_end_of_a_trial_is_tolerated(name):
     for number, state in enumerate(
         ("FAILED", "INFEASIBLE", "LOST", "CANCELLED", "LEASED", "SUCCEEDED", "PRUNED", "SUCCEEDED", "PRUNED", "QUEUED")
     ):
-        answer = ask(make(fitted(problem, make({}), history)), history, 6, seed=3, search_number=1, ask_number=number)
-        assert len(answer.items) == 6, f"after {number} asks"
+        answer, history = asked(problem, make, history, 6, number, seed=3)
+        assert len(evaluations(problem, answer)) == 6, f"after {number} asks"
         history = appended(problem, history, make({}), answer, number)
-        history = ended(problem, history, np.flatnonzero(history.asks == number), state)
+        history = ended(problem, history, np.flatnonzero((history.asks == number) & history.evaluation), state)
     # A success whose constraint was never measured, and one whose objectives were not, are no successes.
     broken, objectives = history.violations.copy(), history.objectives.copy()
     broken[history.asks == 5], objectives[history.asks == 7, 0] = np.nan, np.nan
     history = replace(history, violations=broken, objectives=objectives)
-    assert len(make(fitted(problem, make({}), history)).suggest(history, 6, np.random.default_rng(0)).items) == 6
+    answer, _ = asked(problem, make, history, 6, 10)
+    assert len(evaluations(problem, answer)) == 6
 
 
 @every_designer
@@ -117,11 +124,12 @@ def test_computable_constraints_are_never_broken_and_nothing_is_suggested_twice(
     limits = (Constraint("macs", lower=60, upper=140), Constraint("params", upper=40), Constraint("error", upper=0.6))
     problem = Problem(space, mismatch(space), constraints=limits)
     history = simulate(problem, maker(name, problem), asks=8, count=8, slack=2)
-    assert len(history) == 64
+    evaluated = history.genes[history.evaluation]
+    assert len(evaluated) == 64
     assert satisfies(space, limits, history.genes).all()
     macs = space.cost(history.genes)["macs"]
     assert ((macs >= 60) & (macs <= 140)).all()
-    assert len(np.unique(history.genes, axis=0)) == 64
+    assert len(np.unique(evaluated, axis=0)) == 64
     assert (space.canonical(history.genes) == history.genes).all()
 
 
@@ -141,7 +149,7 @@ def test_restrictions_are_kept_to(name):
     space = Toy().restrict({"depth": [4], "block0": [1, 3], "block1": [2]})
     problem = Problem(space, mismatch(space))
     history = simulate(problem, maker(name, problem), asks=4, count=6)
-    assert len(history) == 24
+    assert history.evaluation.sum() == 24
     assert space.valid(history.genes).all()
     assert set(history.genes[:, 1].tolist()) == {1, 3}
     assert (history.genes[:, 0] == 3).all()
@@ -154,7 +162,7 @@ def test_a_space_of_five_is_exhausted_cleanly(name):
     history = simulate(problem, maker(name, problem), asks=1, count=3)
     assert len(history) == 3
     history = simulate(problem, maker(name, problem), asks=2, count=3)
-    assert sorted(history.genes[:, 0].tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(history.genes[history.evaluation, 0].tolist()) == [0, 1, 2, 3, 4]
     for count in (1, 10):
         answer = ask(maker(name, problem)({}), history, count, seed=0, search_number=1, ask_number=2)
         assert answer.items == ()
@@ -201,6 +209,19 @@ def test_the_front_grows_faster_than_at_random(name):
         return float(np.mean([hypervolume(problem.objectives, h.objectives, h.feasible) for h in found]))
 
     assert volume(name) > volume("random") + 0.05
+
+
+def test_a_proxy_that_tells_good_from_bad_helps_evolution():
+    problem = Problem(space := Toy(blocks=9, gated=False), mismatch(space), objectives=(ERROR,))
+    options = {"population_size": 12, "sample_size": 4}
+
+    def best(name: str, **more: object) -> float:
+        make = lambda predictors: make_designer(name, space, (ERROR,), (), predictors, options | more)  # noqa: E731
+        runs = [simulate(problem, make, asks=8, count=8, seed=seed) for seed in range(4)]
+        assert all(run.evaluation.sum() == 64 for run in runs)
+        return float(np.mean([np.nanmin(run.objectives) for run in runs]))
+
+    assert best("proxy_evolution", proxy="gradsign", candidates=8) < best("evolution") - 0.05
 
 
 def test_evolution_reaches_the_optimum_of_a_separable_function():

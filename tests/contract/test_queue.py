@@ -704,8 +704,13 @@ def test_scores_become_measurements(world: World) -> None:
     with world.database.read() as s:
         assert studies.get(s, "study").measurements == 20 + 20 + 19
     with world.database.write() as s:
-        again = proxies.score(s, "study", body)
-    assert (len(again.jobs), again.reused) == (1, 19)
+        again = proxies.score(s, "study", body.model_copy(update={"rows": True}))
+    assert (again.jobs, again.reused) == ([], 20)
+    assert again.rows is not None
+    assert again.rows[0].undefined == {"gradsign": "one position is left"}
+    assert sorted(again.rows[0].scores) == ["macs", "synflow"]
+    assert [row.scores["synflow"] for row in again.rows] == [*map(float, range(16)), *map(float, range(4))]
+    assert [row.scores["gradsign"] for row in again.rows[1:]] == [2.0] * 19
 
 
 def test_scores_of_other_architectures_are_refused(world: World) -> None:

@@ -98,6 +98,7 @@ def test_an_ask_stores_its_trials_and_queues_their_jobs(world: World) -> None:
             asks=1,
             trials=5,
             open=5,
+            scored=0,
             counted=0,
             failures=0,
             completions=0,

@@ -208,6 +208,8 @@ def test_a_pipeline_goes_on_where_it_stood(released: Rows, upgraded: Database, t
 
 
 def test_devices_are_those_that_workers_announced(released: Rows, upgraded: Database) -> None:
+    if "devices" in released:
+        pytest.skip("the release had a registry of its own")
     announced = {row["device"]["name"]: row for row in released["workers"]}
     devices = {row["name"]: row for row in read(upgraded.engine)["devices"]}
     assert devices.keys() == announced.keys()
@@ -218,7 +220,9 @@ def test_devices_are_those_that_workers_announced(released: Rows, upgraded: Data
         assert devices[name]["last_seen_at"] >= worker["last_seen_at"]
 
 
-def test_what_the_queue_got_new_is_as_if_nobody_had_asked_for_it(upgraded: Database) -> None:
+def test_what_the_queue_got_new_is_as_if_nobody_had_asked_for_it(released: Rows, upgraded: Database) -> None:
+    if "devices" in released:
+        pytest.skip("the release had it already")
     rows = read(upgraded.engine)
     assert {(row["share"], row["priority"], row["turn"]) for row in rows["searches"]} == {(1.0, 0, 0.0)}
     for table, columns in {
