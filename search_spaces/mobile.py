@@ -1,211 +1,141 @@
-"""Rows of mobile networks: what spaces of elastic chains of inverted bottlenecks have in common.
+"""What spaces of mobile networks, elastic chains of inverted bottlenecks, have in common.
 
-A row is the resolution of the images; then, stage by stage, the depth, and the kernel and the expansion of each block
-that the stage has at full depth; then kernel and expansion of the blocks of a last stage of fixed depth, the *tail*,
-where there is one. All blocks in order, present or not, are the *places* of a row.
+Their rows are those of `search_spaces.mobile_rows`.
 """
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import ofa
 from search_spaces import options as check
-from search_spaces.costs import CostTables
-from search_spaces.graphs import chain
-from search_spaces.networks.layout import Block, divisible
-from search_spaces.space import MAX_OPTIONS, Bools, Choice, Genes, Graphs, Identity, IntArray
+from search_spaces.mobile_rows import Rows
+from search_spaces.networks.layout import Block, Layout, chain_costs, divisible
+from search_spaces.space import MAX_OPTIONS, Bools, Genes, Graphs, Identity, IntArray, SearchSpace, images
+from search_spaces.stacks import extremes
 
 MAX_CLASSES = 100_000
 
 
-@final
-class Rows:
-    """Arithmetic of the rows of one space.
+class MobileSpace(SearchSpace):
+    """Choices ``resolution``, then per stage ``stageS.depth`` and per block ``stageS.blockB.kernel`` and ``.expand``.
 
-    ``options`` has the lists ``resolutions``, ``kernels``, ``expansions``, ``depths``. ``stages`` is the number of
-    stages of elastic depth, ``tail`` the number of blocks of the last stage of fixed depth.
+    Final classes say what a layer is and how networks are made from layers. ``options`` has what `checked` gives, and
+    ``stage_widths``, ``stage_strides``, ``first_width``, ``width_mult``. The last stage has ``tail`` blocks if that is
+    not 0; all others have elastic depth.
     """
 
-    def __init__(self, options: Mapping[str, Any], stages: int, tail: int = 0) -> None:
-        self.options = options
-        self.stages, self.tail = stages, tail
-        self.deepest = int(max(options["depths"]))
-        self.places = stages * self.deepest + tail
-        self._depths = np.array(options["depths"], dtype=np.int16)
-        self._stage = 1 + 2 * self.deepest
-        """Genes per stage."""
-        self._end = 1 + stages * self._stage
-        """The first gene of the tail."""
+    def __init__(self, name: str, options: Mapping[str, Any], *, identity: Identity, tail: int = 0) -> None:
+        self._rows = Rows(options, len(options["stage_widths"]) - bool(tail), tail)
+        super().__init__(name, self._rows.choices(), options, identity=identity, uniform=True)
+        variants = [[self.block(*where, *pair) for pair in self._rows.pairs()] for where in self._rows.where()]
+        self._tables = chain_costs(self.full, options["resolutions"], variants)
 
-    def choices(self) -> list[Choice]:
-        """``resolution``, ``stageS.depth``, ``stageS.blockB.kernel`` and ``.expand``; all count from 1."""
-        get = self.options
-        choices = [Choice("resolution", tuple(get["resolutions"]))]
-        blocks = [self.deepest] * self.stages + [self.tail] * bool(self.tail)
-        for stage, deepest in enumerate(blocks, 1):
-            if stage <= self.stages:
-                choices.append(Choice(f"stage{stage}.depth", tuple(get["depths"])))
-            for block in range(1, deepest + 1):
-                choices.append(Choice(f"stage{stage}.block{block}.kernel", tuple(get["kernels"])))
-                choices.append(Choice(f"stage{stage}.block{block}.expand", tuple(get["expansions"])))
-        return choices
-
-    def pairs(self) -> list[tuple[int, int]]:
-        """Kernel and expansion, as indices, of each setting that `settings` gives."""
-        return list(product(range(len(self.options["kernels"])), range(len(self.options["expansions"]))))
+    @abstractmethod
+    def block(self, stage: int, depth: int, kernel: int, expansion: int) -> Block:
+        """Block ``depth`` of ``stage``, both from 0, with these option indices."""
 
     @property
-    def widest(self) -> tuple[int, int]:
-        """Kernel and expansion, as indices, of what a super-network holds of each block."""
-        return int(np.argmax(self.options["kernels"])), int(np.argmax(self.options["expansions"]))
+    @abstractmethod
+    def first_block(self) -> Block:
+        """The fixed block behind the stem."""
 
-    def where(self) -> list[tuple[int, int]]:
-        """(stage, block) of each place, both from 0."""
-        tail = [(self.stages, block) for block in range(self.tail)]
-        return [*product(range(self.stages), range(self.deepest)), *tail]
+    @abstractmethod
+    def _network(self, resolution: int, blocks: tuple[Block, ...]) -> Layout:
+        """A network of these blocks, the fixed one among them."""
 
-    def present(self, genes: Genes) -> Bools:
-        """(n, places): which blocks the depths leave."""
-        depths = self._depths[self._by_stage(genes)[:, :, 0]]
-        inside = (depths[:, :, None] > np.arange(self.deepest, dtype=np.int16)).reshape(-1, self.stages * self.deepest)
-        return np.pad(inside, ((0, 0), (0, self.tail)), constant_values=True) if self.tail else inside
+    # ------------------------------------------------------------------ rows
 
+    @final
     def active(self, genes: Genes) -> Bools:
         """(n, d): all but the choices of blocks that the depths cut off."""
-        result = np.ones(genes.shape, dtype=bool)
-        inside = self._by_stage(result)
-        shown = self.present(genes)[:, : self.stages * self.deepest].reshape(len(genes), self.stages, self.deepest)
-        inside[:, :, 1::2] = shown
-        inside[:, :, 2::2] = shown
-        return result
+        return self._rows.active(self._batch(genes))
 
-    def settings(self, genes: Genes) -> NDArray[np.int32]:
-        """(n, places): kernel and expansion of each block as one number, an index into `pairs`."""
-        count = len(self.options["expansions"])
-        rows = self._by_stage(genes).astype(np.int32)
-        inside = (rows[:, :, 1::2] * count + rows[:, :, 2::2]).reshape(-1, self.stages * self.deepest)
-        if not self.tail:
-            return np.asarray(inside)
-        end = genes[:, self._end :].astype(np.int32)
-        return np.concatenate([inside, end[:, ::2] * count + end[:, 1::2]], axis=1)
+    @final
+    def _merge(self, genes: Genes) -> Genes:
+        return genes
 
-    def cost(self, genes: Genes, tables: CostTables) -> dict[str, IntArray]:
-        """``params`` and ``macs``, (n,) each; the setting of an empty place is the one after the last of `pairs`."""
-        absent = np.int32(len(self.options["kernels"]) * len(self.options["expansions"]))
-        return tables.cost(genes, lambda rows: np.where(self.present(rows), self.settings(rows), absent))
+    @final
+    def _feasible(self, genes: Genes) -> Bools:
+        return np.ones(len(genes), dtype=bool)
 
-    def blocks(self, row: Genes) -> list[tuple[int, int, int, int]]:
-        """(stage, block, kernel, expansion) of the blocks that are present in a row (d,), all as indices from 0."""
-        present, pairs = self.present(row[None])[0].tolist(), self.pairs()
-        settings = self.settings(row[None])[0].tolist()
-        return [
-            (*where, *pairs[setting])
-            for where, setting, keep in zip(self.where(), settings, present, strict=True)
-            if keep
-        ]
+    @final
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        return self._rows.draw(self._draw_rows(count, rng), self._allowed, self.identity, rng)
 
-    # ------------------------------------------------------------------ how many there are
-
-    def cardinality(self, allowed: Bools, identity: Identity) -> int:
+    @property
+    @final
+    def cardinality(self) -> int:
         """Resolutions times the settings of each stage, summed over its depths: rows under identity="row"."""
-        left = allowed.sum(axis=1).tolist()
-        return int(left[0] * math.prod(map(sum, self._ways(allowed, identity))) * math.prod(left[self._end :]))
+        return self._rows.cardinality(self._allowed, self.identity)
 
-    def draw(self, genes: Genes, allowed: Bools, identity: Identity, rng: np.random.Generator) -> Genes:
-        """Turns rows that are uniform choice by choice into rows uniform over architectures (or rows), in place.
+    @final
+    def _write(self, genes: Genes) -> list[str]:
+        return self._rows.write(genes)
 
-        A depth is as likely as the number of networks it has.
-        """
-        count, rows = len(genes), self._by_stage(genes)
-        for stage, ways in enumerate(self._ways(allowed, identity)):
-            weight = np.array(ways, dtype=np.float64)
-            edges = np.cumsum(weight / weight.sum())[:-1]
-            rows[:, stage, 0] = np.searchsorted(edges, rng.random(count), side="right")
-        if identity == "row":
-            sizes = np.array([len(choice.options) for choice in self.choices()])
-            free = (rng.random(genes.shape) * sizes).astype(np.int8)
-            genes = np.where(self.active(genes), genes, free).astype(np.int8)
-        return genes
+    @final
+    def _parse(self, text: str) -> Sequence[int]:
+        return self._rows.parse(text)
 
-    def _ways(self, allowed: Bools, identity: Identity) -> list[list[int]]:
-        """For each stage and each of its depths, how many architectures (or rows, under identity="row") have it."""
-        left = allowed.sum(axis=1).tolist()
-        everything = len(self.options["kernels"]) * len(self.options["expansions"])
-        # Under identity="row" the choices beyond the depth tell rows apart, and no restriction binds them.
-        free = [everything if identity == "row" else 1] * self.deepest
-        result = []
-        for first in range(1, self._end, self._stage):
-            kernels = range(first + 1, first + self._stage, 2)
-            inside = [left[kernel] * left[kernel + 1] for kernel in kernels]
-            depths = zip(self._depths.tolist(), allowed[first].tolist(), strict=False)
-            result.append([keep * math.prod(inside[:depth] + free[depth:]) for depth, keep in depths])
-        return result
+    @final
+    def extremes(self) -> Genes:
+        """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""
+        return self.canonical(extremes(self.choices, self._allowed))
 
-    # ------------------------------------------------------------------ as text and as graphs
+    @final
+    def cost(self, genes: Genes) -> dict[str, IntArray]:
+        """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
+        return self._rows.cost(self._batch(genes), self._tables)
 
-    def write(self, genes: Genes) -> list[str]:
-        """In Once-for-All's notation; blocks that are cut off are written as they stand."""
-        get, pairs = self.options, self.pairs()
-        tail = [self.tail] * bool(self.tail)
-        depths = self._depths[self._by_stage(genes)[:, :, 0]].tolist()
-        texts = []
-        for side, row, depth in zip(genes[:, 0].tolist(), self.settings(genes).tolist(), depths, strict=True):
-            lists = {
-                "ks": [get["kernels"][pairs[setting][0]] for setting in row],
-                "e": [get["expansions"][pairs[setting][1]] for setting in row],
-                "d": depth + tail,
-            }
-            texts.append(ofa.write(get["resolutions"][side], lists))
-        return texts
+    @property
+    @final
+    def most_nodes(self) -> int:
+        """All blocks at full depth, input, stem, first block and output."""
+        return self._rows.places + 4
 
-    def parse(self, text: str) -> list[int]:
-        """The genes of one such text. Raises `InvalidArchitecture` as if it were row 0."""
-        get, tail = self.options, [self.tail] * bool(self.tail)
-        lengths = {"ks": self.places, "e": self.places, "d": self.stages + len(tail)}
-        size, lists = ofa.read(text, lengths)
-        if lists["d"][self.stages :] != tail:
-            raise ofa.refused(f"the last stage has {self.tail} blocks, not {lists['d'][-1]!r}")
-        depths = [ofa.option(f"d[{i}]", each, get["depths"]) for i, each in enumerate(lists["d"][: self.stages])]
-        genes = [ofa.image_size(size, get["resolutions"])]
-        for place, (stage, block) in enumerate(self.where()):
-            if block == 0 and stage < self.stages:
-                genes.append(depths[stage])
-            cut_off = stage < self.stages and block >= get["depths"][depths[stage]]
-            for name, options in (("ks", get["kernels"]), ("e", get["expansions"])):
-                value = lists[name][place]
-                genes.append(0 if cut_off and value == 0 else ofa.option(f"{name}[{place}]", value, options))
-        return genes
-
-    def graphs(self, genes: Genes, residual: Sequence[bool]) -> Graphs:
+    @final
+    def graphs(self, genes: Genes) -> Graphs:
         """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
 
         A node reads the sum of the nodes that feed it, so a skip connection is an edge past the block it skips.
-        ``residual`` says of the first block and of each place whether its input is added to its output.
         """
-        get = self.options
-        inputs = [f"input_{side}" for side in get["resolutions"]]
-        kinds = [f"mb{expansion}_k{kernel}" for kernel, expansion in product(get["kernels"], get["expansions"])]
-        labels = (*inputs, "stem", "first", *kinds, "output")
-        n, base = len(genes), len(inputs)
-        fixed = [np.full((n, 1), base, np.int16), np.full((n, 1), base + 1, np.int16)]
-        last = np.full((n, 1), len(labels) - 1, np.int16)
-        blocks = base + 2 + self.settings(genes)
-        operations = np.concatenate([genes[:, :1], *fixed, blocks, last], axis=1, dtype=np.int16)
-        ends = np.ones((n, 3), dtype=bool)
-        present = np.concatenate([ends, self.present(genes), ends[:, :1]], axis=1)
-        passes = np.array([False, False, *residual, False])
-        return chain(present, passes, operations, labels)
+        return self._rows.graphs(self._batch(genes), [block.residual for block in self.full.blocks])
 
-    def _by_stage(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """A view (n, stages, 1 + 2·deepest): the depth, then kernel and expansion of each block in turn."""
-        return rows[:, 1 : self._end].reshape(len(rows), self.stages, self._stage)
+    # ------------------------------------------------------------------ what networks are built from
+
+    @final
+    def layout(self, row: Genes) -> Layout:
+        """The layers of the network of one row (d,). Raises `InvalidArchitecture`."""
+        checked = self.check(np.asarray(row)[None])[0]
+        blocks = [self.block(*each) for each in self._rows.blocks(checked)]
+        return self._network(self.options["resolutions"][int(checked[0])], (self.first_block, *blocks))
+
+    @property
+    @final
+    def full(self) -> Layout:
+        """All blocks at the widest expansion and the largest kernel: what a super-network holds."""
+        blocks = [self.block(*where, *self._rows.widest) for where in self._rows.where()]
+        return self._network(max(self.options["resolutions"]), (self.first_block, *blocks))
+
+    @final
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        side = self.options["resolutions"][int(self.check(np.asarray(row)[None])[0, 0])]
+        return (self.options["in_channels"], side, side)
+
+    @final
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """(batch, channels, height, width) images."""
+        return images(self.input_shape(row), batch, rng)
+
+    @final
+    def _width(self, name: str) -> int:
+        """The channels that an option says, multiplied and rounded."""
+        return width(self.options, self.options[name])
 
 
 def checked(

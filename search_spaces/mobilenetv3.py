@@ -12,27 +12,15 @@ Notation: Once-for-All's, see `search_spaces.ofa`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces import mobile
 from search_spaces import options as check
 from search_spaces.mobile import MAX_CLASSES
-from search_spaces.networks.layout import Block, Layout, chain_costs
-from search_spaces.space import (
-    Bools,
-    Genes,
-    Graphs,
-    Identity,
-    IntArray,
-    InvalidSpace,
-    SearchSpace,
-    images,
-)
-from search_spaces.stacks import extremes
+from search_spaces.networks.layout import Block, Layout
+from search_spaces.space import Genes, Identity, InvalidSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +31,7 @@ ACTIVATIONS = ("relu", "h_swish")
 
 
 @final
-class MobileNetV3(SearchSpace):
+class MobileNetV3(mobile.MobileSpace):
     """Choices ``resolution``, then per stage ``stageS.depth`` and per block ``stageS.blockB.kernel`` and ``.expand``.
 
     Options, all JSON; the defaults are the published full-size space:
@@ -107,87 +95,26 @@ class MobileNetV3(SearchSpace):
         }
         for field in unknown:
             raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
-        self._rows = mobile.Rows(options, stages)
-        super().__init__("mobilenetv3", self._rows.choices(), options, identity=identity, uniform=True)
-        variants = [[self.block(*where, *pair) for pair in self._rows.pairs()] for where in self._rows.where()]
-        self._tables = chain_costs(self.full, options["resolutions"], variants)
-
-    def active(self, genes: Genes) -> Bools:
-        """(n, d): the resolution, the depths, and the choices of blocks that the depths leave."""
-        return self._rows.active(self._batch(genes))
-
-    def _merge(self, genes: Genes) -> Genes:
-        return genes
-
-    def _feasible(self, genes: Genes) -> Bools:
-        return np.ones(len(genes), dtype=bool)
-
-    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
-        return self._rows.draw(self._draw_rows(count, rng), self._allowed, self.identity, rng)
-
-    @property
-    def cardinality(self) -> int:
-        """Resolutions times the settings of each stage, summed over its depths: rows under identity="row"."""
-        return self._rows.cardinality(self._allowed, self.identity)
-
-    def _write(self, genes: Genes) -> list[str]:
-        return self._rows.write(genes)
-
-    def _parse(self, text: str) -> Sequence[int]:
-        return self._rows.parse(text)
-
-    def extremes(self) -> Genes:
-        """(2, d) canonical rows: cost grows with every option's value, so each choice takes its least or largest."""
-        return self.canonical(extremes(self.choices, self._allowed))
-
-    def cost(self, genes: Genes) -> dict[str, IntArray]:
-        """``params`` and ``macs`` (of convolutions, squeeze-and-excitation included, and the classifier), (n,) each."""
-        return self._rows.cost(self._batch(genes), self._tables)
-
-    @property
-    def most_nodes(self) -> int:
-        """All blocks at full depth, input, stem, first block and output."""
-        return self._rows.places + 4
-
-    def graphs(self, genes: Genes) -> Graphs:
-        """Nodes ``input_RESOLUTION``, ``stem``, ``first``, a ``mbEXPANSION_kKERNEL`` per block, ``output``.
-
-        A node reads the sum of the nodes that feed it, so a skip connection is an edge past the block it skips.
-        """
-        return self._rows.graphs(self._batch(genes), [block.residual for block in self.full.blocks])
-
-    # ------------------------------------------------------------------ what it is built from
-
-    def layout(self, row: Genes) -> Layout:
-        """The layers of the network of one row (d,). Raises `InvalidArchitecture`."""
-        checked = self.check(np.asarray(row)[None])[0]
-        blocks = [self.block(*each) for each in self._rows.blocks(checked)]
-        return self._network(self.options["resolutions"][int(checked[0])], (self.first_block, *blocks))
+        super().__init__("mobilenetv3", options, identity=identity)
 
     def _network(self, resolution: int, blocks: tuple[Block, ...]) -> Layout:
         get = self.options
         return Layout(
             in_channels=get["in_channels"],
             resolution=resolution,
-            stem=mobile.width(get, get["stem_width"]),
+            stem=self._width("stem_width"),
             stem_stride=get["stem_stride"],
             blocks=blocks,
-            final=mobile.width(get, get["final_width"]),
-            features=mobile.width(get, get["feature_width"]),
+            final=self._width("final_width"),
+            features=self._width("feature_width"),
             classes=get["classes"],
         )
 
     @property
-    def full(self) -> Layout:
-        """All blocks at the widest expansion and the largest kernel: what a super-network holds."""
-        blocks = [self.block(*where, *self._rows.widest) for where in self._rows.where()]
-        return self._network(max(self.options["resolutions"]), (self.first_block, *blocks))
-
-    @property
     def first_block(self) -> Block:
         """The fixed block behind the stem: no expansion, kernel 3, stride 1."""
-        inputs = mobile.width(self.options, self.options["stem_width"])
-        outputs = mobile.width(self.options, self.options["first_width"])
+        inputs = self._width("stem_width")
+        outputs = self._width("first_width")
         return Block(0, inputs, inputs, outputs, 3, 1, 0, "relu", expands=False)
 
     def block(self, stage: int, depth: int, kernel: int, expansion: int) -> Block:
@@ -200,15 +127,6 @@ class MobileNetV3(SearchSpace):
             squeezes=self.options["stage_se"][stage],
             activation=self.options["stage_activations"][stage],
         )
-
-    def input_shape(self, row: Genes) -> tuple[int, ...]:
-        """(channels, height, width) of one image."""
-        side = self.options["resolutions"][int(self.check(np.asarray(row)[None])[0, 0])]
-        return (self.options["in_channels"], side, side)
-
-    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """(batch, channels, height, width) images."""
-        return images(self.input_shape(row), batch, rng)
 
     def build(self, row: Genes) -> nn.Module:
         """The network of one row, with the same weights each time; `initialise` draws others."""
