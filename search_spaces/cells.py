@@ -18,16 +18,26 @@ and is not contracted. Two cells that are the same even so are the same in the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import product
-from typing import final
+from typing import Any, NoReturn, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.graphs import compact
-from search_spaces.space import Bools, Genes, Graphs
+from search_spaces.space import (
+    Bools,
+    Choice,
+    Genes,
+    Graphs,
+    Identity,
+    InvalidSpace,
+    SearchSpace,
+    Unsupported,
+    images,
+)
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """(from, to) of each choice: edges into one node stand together."""
@@ -148,3 +158,83 @@ def live(genes: Genes) -> Bools:
         used[start] = used[start] | (there[:, edge] & used[end])
     columns = [there[:, edge] & fed[start] & used[end] for edge, (start, end) in enumerate(EDGES)]
     return np.stack(columns, axis=1)
+
+
+class CellSpace(SearchSpace):
+    """Choices ``e01 e02 e12 e03 e13 e23``, the operation on the edge from one node to another, of one set of `Cells`.
+
+    Final classes say how rows are written, what they cost and what is built. ``options`` has ``in_channels`` and
+    ``resolution``, the side of the images, among others.
+    """
+
+    def __init__(self, name: str, cells: Cells, options: Mapping[str, Any], *, identity: Identity) -> None:
+        choices = [Choice(f"e{start}{end}", cells.operations) for start, end in EDGES]
+        super().__init__(name, choices, options, identity=identity, uniform=True)
+        self._cells = cells
+
+    @final
+    def active(self, genes: Genes) -> Bools:
+        """(n, 6), all True: any edge may come to matter when another one changes."""
+        return np.ones(self._batch(genes).shape, dtype=bool)
+
+    @final
+    def _merge(self, genes: Genes) -> Genes:
+        return self._cells.canonical(genes)
+
+    @final
+    def _feasible(self, genes: Genes) -> Bools:
+        return np.ones(len(genes), dtype=bool)
+
+    @final
+    def _left(self) -> Genes:
+        """(k, 6): all canonical rows within the restriction, in the order of their genes."""
+        return self._cells.left(self._allowed, united=self.identity == "function")
+
+    @final
+    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
+        rows = self._left()
+        return rows[rng.integers(len(rows), size=count)] if len(rows) else rows
+
+    @property
+    @final
+    def cardinality(self) -> int:
+        """Canonical rows that the restriction leaves, listed."""
+        return len(self._left())
+
+    @final
+    def extremes(self) -> Genes:
+        """(2, 6); of the cheapest rows the first whose output depends on its input. Raises `InvalidSpace` if no row is
+        left."""
+        rows = self._left()
+        if not len(rows):
+            raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
+        macs = self.cost(rows)["macs"]
+        smallest = np.lexsort((~live(rows).any(axis=1), macs))[0]
+        return rows[[smallest, int(macs.argmax())]]
+
+    @final
+    def input_shape(self, row: Genes) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        self.check(np.asarray(row)[None])
+        return (self.options["in_channels"], self.options["resolution"], self.options["resolution"])
+
+    @final
+    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """(batch, channels, height, width) images."""
+        return images(self.input_shape(row), batch, rng)
+
+    @final
+    def supernet(self) -> NoReturn:
+        """Raises `Unsupported`."""
+        raise Unsupported(f"{self.name} has no super-network: train its cells alone, or import the published table")
+
+    @property
+    @final
+    def most_nodes(self) -> int:
+        """The six operations, input and output."""
+        return len(EDGES) + 2
+
+    @final
+    def graphs(self, genes: Genes) -> Graphs:
+        """What `Cells.graphs` says."""
+        return self._cells.graphs(self._batch(genes))

@@ -22,26 +22,13 @@ second node, ``b`` and ``c`` from the first and the second into the third.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces import options as check
-from search_spaces.cells import EDGES, SKIP, Cells, live
-from search_spaces.space import (
-    Bools,
-    Choice,
-    Genes,
-    Graphs,
-    Identity,
-    IntArray,
-    InvalidArchitecture,
-    InvalidSpace,
-    SearchSpace,
-    Unsupported,
-    images,
-)
+from search_spaces.cells import EDGES, SKIP, Cells, CellSpace
+from search_spaces.space import Genes, Identity, IntArray, InvalidArchitecture, InvalidSpace
 from search_spaces.transnas import DOUBLING, HALVING, classifier, convolution, frame, halved, stem
 
 if TYPE_CHECKING:
@@ -56,7 +43,7 @@ _LONG = re.compile(r"(\d+)-([1-4]+)-([0-3])_([0-3])([0-3])_([0-3])([0-3])([0-3])
 
 
 @final
-class TransNasMicro(SearchSpace):
+class TransNasMicro(CellSpace):
     """Choices ``e01 e02 e12 e03 e13 e23``, the operation on the edge from one node to another.
 
     The equivalences of ``identity="function"`` are those of the module: 1,376 classes, found soundly.
@@ -87,45 +74,11 @@ class TransNasMicro(SearchSpace):
         options |= {"skeleton": _skeleton(skeleton, channels), "cells": check.small("cells", cells)}
         for field in unknown:
             raise InvalidSpace(f"no such option, options are {sorted(options)}", field)
-        choices = [Choice(f"e{start}{end}", OPERATIONS) for start, end in EDGES]
-        super().__init__("transnas_micro", choices, options, identity=identity, uniform=True)
+        super().__init__("transnas_micro", _CELLS, options, identity=identity)
         fixed, by_edge = _costs(options)
         self._costs = fixed + by_edge[np.arange(len(EDGES)), _CELLS.rows].sum(axis=1)
 
-    # ------------------------------------------------------------------ rows
-
-    def active(self, genes: Genes) -> Bools:
-        """(n, 6), all True: any edge may come to matter when another one changes."""
-        return np.ones(self._batch(genes).shape, dtype=bool)
-
-    def _merge(self, genes: Genes) -> Genes:
-        return _CELLS.canonical(genes)
-
-    def _feasible(self, genes: Genes) -> Bools:
-        return np.ones(len(genes), dtype=bool)
-
-    def _left(self) -> Genes:
-        """(k, 6): all canonical rows within the restriction, in the order of their genes."""
-        return _CELLS.left(self._allowed, united=self.identity == "function")
-
-    def _draw(self, count: int, rng: np.random.Generator) -> Genes:
-        rows = self._left()
-        return rows[rng.integers(len(rows), size=count)] if len(rows) else rows
-
-    @property
-    def cardinality(self) -> int:
-        """1,376 under identity="function", 4,096 under "row"; fewer when restricted."""
-        return len(self._left())
-
-    def extremes(self) -> Genes:
-        """(2, 6); of the cheapest rows the first whose output depends on its input. Raises `InvalidSpace` if no row is
-        left."""
-        rows = self._left()
-        if not len(rows):
-            raise InvalidSpace("the rules leave no architecture: no canonical row keeps to them")
-        macs = self.cost(rows)["macs"]
-        smallest = np.lexsort((~live(rows).any(axis=1), macs))[0]
-        return rows[[smallest, int(macs.argmax())]]
+    # ------------------------------------------------------------------ notation
 
     def _write(self, genes: Genes) -> list[str]:
         return ["-".join(map(str, row)) for row in genes.tolist()]
@@ -152,15 +105,6 @@ class TransNasMicro(SearchSpace):
         params, macs = self._costs[_CELLS.number(self._batch(genes))].T
         return {"params": params, "macs": macs}
 
-    def input_shape(self, row: Genes) -> tuple[int, ...]:
-        """(channels, height, width) of one image."""
-        self.check(np.asarray(row)[None])
-        return (self.options["in_channels"], self.options["resolution"], self.options["resolution"])
-
-    def inputs(self, row: Genes, batch: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """(batch, channels, height, width) images."""
-        return images(self.input_shape(row), batch, rng)
-
     def build(self, row: Genes) -> nn.Module:
         """The network of one row, with the same weights each time; `initialise` draws others."""
         from search_spaces.networks.initialise import initialise
@@ -171,25 +115,6 @@ class TransNasMicro(SearchSpace):
         sizes = {name: get[name] for name in ("in_channels", "classes", "channels")}
         network = of_cells(operations, [*map(int, get["skeleton"])], "meta", blocks=get["cells"], **sizes)
         return initialise(network.to_empty(device="cpu"), np.random.default_rng(0))
-
-    def supernet(self) -> NoReturn:
-        """Raises `Unsupported`."""
-        raise Unsupported("transnas_micro has no super-network: train its cells alone, or import the published table")
-
-    # ------------------------------------------------------------------ as graphs
-
-    @property
-    def most_nodes(self) -> int:
-        """The six operations, input and output."""
-        return len(EDGES) + 2
-
-    def graphs(self, genes: Genes) -> Graphs:
-        """Nodes ``input``, the operations that matter, ``output``; what feeds an operation's node of the cell feeds it.
-
-        Operations that are cut off from the input or the output are left out; a cell that is all cut off has a single
-        ``none``.
-        """
-        return _CELLS.graphs(self._batch(genes))
 
 
 def _skeleton(codes: Any, channels: int) -> str:
