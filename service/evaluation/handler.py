@@ -53,7 +53,7 @@ def evaluate(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes 
     # First, since they cost next to nothing: what is undefined need not be trained.
     scores = _scores(proxies, space, row, dataset, asked.seed, toolbox, report) if proxies else {}
     others = tuple(name for name in asked.metrics if name not in scores)
-    if not others:
+    if proxies and not others:
         return _result(Evaluation(scores), toolbox)
     candidate = Candidate(
         space=space,

@@ -98,9 +98,6 @@ class Scorer:
             # The first one draws as if it were the only one.
             place = [repeat] if repeat else []
             network = initialise(network, np.random.default_rng([self._seed, 1, *place])).to(self._device)
-            if not self._checked:
-                self._check_outputs(network, batches[0][0][:2])
-                self._checked = True
             passed = partial(self._pass, network, batches, place)
             drawn.append(memory.halving("scoring", self._scoring.batch, passed))
         return _means(self._proxies, drawn)
@@ -115,6 +112,9 @@ class Scorer:
     def _pass(
         self, network: nn.Module, batches: Batches, place: list[int], at_once: int
     ) -> Mapping[str, float | Undefined]:
+        if not self._checked:
+            self._check_outputs(network, batches[0][0][: min(2, at_once)])
+            self._checked = True
         rng = np.random.default_rng([self._seed, 2, *place])
         return measure(network, batches, self._proxies, rng, at_once=at_once)
 
