@@ -16,7 +16,7 @@ and sums that are put together in another order by skips.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
@@ -63,8 +63,6 @@ _SEPARABLE = {"sep_conv_3x3": (3, 2), "sep_conv_5x5": (5, 2), "dil_conv_3x3": (3
 """Kernel, and how many depthwise-separable convolutions stand one behind the other."""
 _CHUNK = 8192
 """Rows whose costs are looked up at once."""
-_ROUNDS = 64
-"""Bound of the rejection loop."""
 
 
 @final
@@ -151,32 +149,16 @@ class Darts(SearchSpace):
     def _draw(self, count: int, rng: np.random.Generator) -> Genes:
         if self.identity == "row":
             return self._draw_rows(count, rng)
-        # Each structure that stands for a class has as many rows, of which the canonical ones are kept: four in five.
-        structures = [self._cells.left(self._allowed_in(cell)) for cell in range(len(CELLS))]
-        kept, found = [np.empty((0, len(self.choices)), dtype=np.int8)], 0
-        for _ in range(_ROUNDS if all(map(len, structures)) else 0):
-            if found >= count:
-                break
-            genes = self._draw_rows(64 + (count - found) * 5 // 4, rng)
-            halves = []
-            for half, left in zip(self._halves(genes), structures, strict=True):
-                cells = half.copy()
-                cells[:, : len(self._cells.genes[0])] = self._cells.genes[
-                    left[rng.integers(len(left), size=len(cells))]
-                ]
-                halves.append(cells[(self._cells.canonical(cells) == cells).all(axis=1)])
-            both = min(map(len, halves))
-            kept.append(np.concatenate([half[:both] for half in halves], axis=1))
-            found += both
-        return np.concatenate(kept)[:count]
+        halves = [self._cells.draw(count, self._allowed_in(cell), rng) for cell in range(len(CELLS))]
+        both = min(map(len, halves))
+        return np.concatenate([half[:both] for half in halves], axis=1)
 
     @property
     def cardinality(self) -> int:
         """146,021,935,250,523,556 under identity="function", (180 · 7⁸)² under "row"; fewer when restricted."""
         if self.identity == "row":
             return prod(self._allowed.sum(axis=1).tolist())
-        each = (self._allowed_in(cell) for cell in range(len(CELLS)))
-        return prod(_counted(self._cells, allowed.tobytes(), allowed.shape[1]) for allowed in each)
+        return prod(self._cells.count(self._allowed_in(cell)) for cell in range(len(CELLS)))
 
     def extremes(self) -> Genes:
         """(2, d): exact. Raises `InvalidSpace` if no row is left."""
@@ -338,11 +320,6 @@ class Darts(SearchSpace):
 @cache
 def _pairs(nodes: int, operations: int) -> Pairs:
     return Pairs(nodes, operations)
-
-
-@lru_cache(maxsize=1024)
-def _counted(cells: Pairs, allowed: bytes, widest: int) -> int:
-    return cells.count(np.frombuffer(allowed, dtype=bool).reshape(-1, widest))
 
 
 def _costs(options: dict[str, Any]) -> tuple[IntArray, IntArray]:

@@ -13,7 +13,7 @@ first among those that the structure's symmetries can make of them: few structur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations, permutations, product
 from math import prod
 from typing import final
@@ -28,6 +28,10 @@ MOST_NODES = 4
 
 _CHUNK = 8192
 """Rows compared at once: their candidates stay in the cache."""
+_ROUNDS = 64
+"""Bound of the rejection loop."""
+_RARE, _FEW = 16, 1 << 20
+"""Where fewer than one row in so many is canonical, and they are no more than this, they are listed to draw from."""
 
 Index = NDArray[np.intp]
 Pair = tuple[int, int]
@@ -106,10 +110,10 @@ class Pairs:
 
     def count(self, allowed: Bools) -> int:
         """How many classes have their row within ``allowed`` (width, widest)."""
-        operations = allowed[self.genes.shape[1] :, : self.operations]
-        return sum(self._count(int(structure), operations) for structure in self.left(allowed))
+        return _counted(self, allowed.tobytes(), allowed.shape[1])
 
-    def _count(self, structure: int, allowed: Bools) -> int:
+    def count_of(self, structure: int, allowed: Bools) -> int:
+        """How many classes have their row in one structure, its operations within ``allowed`` (2·nodes, operations)."""
         group, choices = self.symmetries[structure], allowed.sum(axis=1).tolist()
         if (allowed[group] == allowed).all():
             # Burnside's lemma: orbits are the mean number of rows that a symmetry leaves as they are.
@@ -119,6 +123,29 @@ class Pairs:
         moved = np.flatnonzero((group != np.arange(len(choices))).any(axis=0))
         others = prod(choices) // prod(choices[place] for place in moved) if all(choices) else 0
         return others * sum(len(rows) for rows in _least(np.searchsorted(moved, group[:, moved]), allowed[moved]))
+
+    def draw(self, count: int, allowed: Bools, rng: np.random.Generator) -> Genes:
+        """(count, width): canonical rows within ``allowed`` (width, widest), each as likely; fewer if hardly any is
+        left."""
+        operations = allowed[self.genes.shape[1] :, : self.operations]
+        structures, options = self.left(allowed), operations.sum(axis=1)
+        total, rows = _counted(self, allowed.tobytes(), allowed.shape[1]), len(structures) * prod(options.tolist())
+        if total * _RARE <= rows and total <= _FEW:  # or none at all
+            every = _listed(self, allowed.tobytes(), allowed.shape[1])
+            return every[rng.integers(len(every), size=count)] if len(every) else every
+        # Each structure that stands for a class has as many rows, of which the canonical ones are kept: without a
+        # restriction four in five.
+        order = np.argsort(~operations, axis=1, kind="stable").astype(np.int8)
+        kept, found = [np.empty((0, self.width), dtype=np.int8)], 0
+        for _ in range(_ROUNDS):
+            if found >= count:
+                break
+            drawn = structures[rng.integers(len(structures), size=64 + (count - found) * 5 // 4)]
+            ranks = (rng.random((len(drawn), len(options)), dtype=np.float32) * options).astype(np.int8)
+            cells = np.concatenate([self.genes[drawn], order[np.arange(len(options)), ranks]], axis=1)
+            kept.append(cells[(self.canonical(cells) == cells).all(axis=1)])
+            found += len(kept[-1])
+        return np.concatenate(kept)[:count]
 
     def cheapest(self, allowed: Bools, costs: FloatArray) -> Genes | None:
         """(width,): the first of the canonical rows in ``allowed`` whose ``costs`` sum to least; None if there is none.
@@ -171,6 +198,25 @@ class Pairs:
                 sources = [node] if node < 2 else [2 * node - 2, 2 * node - 1]
                 result[number, sources, operation] = True
         return result
+
+
+@lru_cache(maxsize=1024)
+def _counted(pairs: Pairs, allowed: bytes, widest: int) -> int:
+    left = np.frombuffer(allowed, dtype=bool).reshape(-1, widest)
+    operations = left[pairs.genes.shape[1] :, : pairs.operations]
+    return sum(pairs.count_of(int(structure), operations) for structure in pairs.left(left))
+
+
+@lru_cache(maxsize=8)
+def _listed(pairs: Pairs, allowed: bytes, widest: int) -> Genes:
+    """(k, width): all canonical rows."""
+    left = np.frombuffer(allowed, dtype=bool).reshape(-1, widest)
+    operations = left[pairs.genes.shape[1] :, : pairs.operations]
+    parts = [np.empty((0, pairs.width), dtype=np.int8)]
+    for structure in pairs.left(left).tolist():
+        for rows in _least(pairs.symmetries[structure], operations):
+            parts.append(np.concatenate([np.tile(pairs.genes[structure], (len(rows), 1)), rows], axis=1))
+    return np.concatenate(parts)
 
 
 def _renamed(structure: tuple[Pair, ...]) -> Iterator[tuple[tuple[Pair, ...], list[int]]]:

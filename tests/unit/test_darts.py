@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from search_spaces.darts import OPERATIONS, Darts
@@ -291,6 +292,15 @@ def test_a_class_is_drawn_as_often_as_any_other() -> None:
     alike = (own[:, 0] == 0).mean()
     expected = (49 * 50 / 2) / (49 * 50 / 2 + 2 * 49**2)
     assert abs(alike - expected) < 5 * (expected * (1 - expected) / len(rows)) ** 0.5
+
+
+def test_cells_are_drawn_where_few_rows_are_canonical() -> None:
+    """All nodes read the inputs and one has the last operation: all have it, and another one each, in any order."""
+    rules = {f"{cell}.node{node}.inputs": ["0_1"] for cell in ("normal", "reduce") for node in (3, 4, 5)}
+    few = SPACE.restrict(rules | {"normal.node2.first": [DIL5], "reduce.node2.first": [DIL5]})
+    assert (few.cardinality, len(few.sample(20_000, np.random.default_rng(0)))) == (210**2, 20_000)
+    counts = np.unique(few._draw(21_000, np.random.default_rng(0))[:, :11], axis=0, return_counts=True)[1]
+    assert (len(counts), float(chisquare(counts).pvalue) > 1e-3) == (210, True)
 
 
 # ---------------------------------------------------------------------- options
