@@ -140,8 +140,8 @@ def show(result: dict[str, Any]) -> None:
     console = Console(width=130)
     console.print(
         f"Label: {LABEL}, NAS-Bench-201, CIFAR-10. Rows: {result['sample']} cells drawn uniformly from all "
-        f"15,625 with seed {result['seed']}; {result['disconnected']} whose output does not depend on their input are "
-        f"left out. Intervals: {LEVEL:.0%}, bootstrap over cells."
+        f"15,625 with seed {result['seed']}; left out: {result['disconnected']} whose output does not depend on their "
+        f"input. Intervals: {LEVEL:.0%}, bootstrap over cells."
     )
     table = Printed("proxy", box=None, header_style="bold")
     for column in ("cells", "Spearman", "published", "Kendall", "partial Kendall¹", "beside MACs"):
@@ -152,7 +152,7 @@ def show(result: dict[str, Any]) -> None:
             str(row["cells"]),
             *(_words(row["spearman"]), row["published_spearman"] or "", _words(row["kendall"])),
             _words(row["partial_kendall"]),
-            row["beside"]["log macs"].replace("_", " "),
+            "" if row["proxy"] == "macs" else row["beside"]["log macs"].replace("_", " "),
         )
     console.print(table)
     console.print("¹ given log parameters and log MACs (of two that order all cells alike, one)")
