@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from predictors.proxies.products import unique_weights
 from predictors.proxies.proxy import NotDefined
@@ -15,6 +18,21 @@ from search_spaces.networks.memory import ran_out
 
 if TYPE_CHECKING:
     from predictors.proxies.signals import Signals
+
+
+class _Twice(TorchFunctionMode):
+    """Puts operations that can be differentiated twice for those that torch can differentiate once alone."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func.__name__ == "hardsigmoid":
+            return F.relu6(args[0] + 3.0) / 6.0
+        return func(*args, **(kwargs or {}))
 
 
 def curvature(signals: Signals) -> float:
@@ -28,7 +46,8 @@ def curvature(signals: Signals) -> float:
     weights = list(unique_weights(network).values())
     # Attention in its plain form: the fused kernels cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        loss = mean_loss(network, images, labels)
+        with _Twice():
+            loss = mean_loss(network, images, labels)
         try:
             first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
             met = [(weight, gradient) for weight, gradient in zip(weights, first, strict=True) if gradient is not None]

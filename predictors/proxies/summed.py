@@ -121,7 +121,7 @@ class _Factors:
         """By layer name; ``reached``: the weights, by id, that have a gradient."""
         called = {id(self._layers[name].weight) for name in self._sums}
         for weight, name in reached.items():
-            if weight not in called:
+            if self._refused is None and weight not in called:
                 self._refused = NotDefined(f"{name}: its weight is used outside of the layer")
         return self._refused or self._sums
 

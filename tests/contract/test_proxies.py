@@ -132,12 +132,24 @@ def bits(network: nn.Module) -> dict[str, object]:
     """All that a pass could change."""
     result: dict[str, object] = {}
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        result[name] = (tensor.detach().clone().numpy().tobytes(), tensor.requires_grad, tensor._version, id(tensor))
-        result[f"{name}.grad"] = None if tensor.grad is None else tensor.grad.numpy().tobytes()
+        result[name] = (
+            tensor.detach().cpu().clone().numpy().tobytes(),
+            tensor.requires_grad,
+            tensor._version,
+            id(tensor),
+        )
+        result[f"{name}.grad"] = None if tensor.grad is None else tensor.grad.cpu().numpy().tobytes()
     for name, layer in network.named_modules():
         hooks = (len(layer._forward_hooks), len(layer._forward_pre_hooks), len(layer._backward_hooks))
         result[f"{name} mode"] = (layer.training, id(layer), type(layer), hooks)
     return result
+
+
+def flags() -> tuple[bool, ...]:
+    """Settings of the whole process that passes touch."""
+    cuda = torch.backends.cuda
+    attention = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
+    return torch.backends.cudnn.allow_tf32, cuda.matmul.allow_tf32, torch.is_grad_enabled(), *attention
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,18 +172,18 @@ def test_leaves_the_network_bit_identical(name, training):
     network[0].weight.grad = torch.ones_like(network[0].weight)
     data = batches()
     before, images = bits(network), [x.clone() for x, _ in data]
-    state, flags = torch.random.get_rng_state(), torch.backends.cudnn.allow_tf32
+    state, before_flags = torch.random.get_rng_state(), flags()
     assert isinstance(measure(network, data, [name], np.random.default_rng(0))[name], float)
     assert bits(network) == before
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.backends.cudnn.allow_tf32 == flags
+    assert flags() == before_flags
     for (x, _), image in zip(data, images, strict=True):
         assert torch.equal(x, image)
         assert not x.requires_grad
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_deterministic_and_knows_nothing_of_mode_or_gradients(name):
+def test_is_deterministic_and_knows_nothing_of_mode_gradients_or_precision(name):
     value = run(normal(), name)
     assert isinstance(value, float)
     assert math.isfinite(value)
@@ -180,6 +192,21 @@ def test_is_deterministic_and_knows_nothing_of_mode_or_gradients(name):
     with torch.no_grad():
         assert run(normal(), name) == value
     assert run(copy.deepcopy(normal()), name) == value
+    assert run(normal().double(), name) == value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert run(normal(), name) == value
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_what_the_cpu_gives(name):
+    network, data = normal().cuda(), [(x.cuda(), y.cuda()) for x, y in batches()]
+    before, state = bits(network), torch.cuda.get_rng_state()
+    score = measure(network, data, [name], np.random.default_rng(0))[name]
+    # Signs of gradients near zero turn with the order of summation, and a rectifier's sign with them.
+    assert score == pytest.approx(run(normal(), name), rel=2e-3)
+    assert bits(network) == before
+    assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
 @pytest.fixture(scope="module")
