@@ -175,7 +175,7 @@ def appended(problem: Problem, history: History, designer: Designer, answer: Sug
     if not n:
         return replace(history, state=json.loads(json.dumps(dict(answer.state))))
     genes = np.stack([item.genes for item in answer.items])
-    said = [{k: v["mean"] for k, v in row.items()} for row in predict(designer, genes)]
+    said = [{k: v["mean"] for k, v in row.items()} for row in predict(designer, genes, history)]
     memo = tuple(json.loads(json.dumps(dict(item.memo))) for item in answer.items)
     return History(
         numbers=np.r_[history.numbers, len(history) + 1 + np.arange(n)],

@@ -1,4 +1,4 @@
-"""Zero-cost proxies that are not defined for an architecture are remembered, with the reason.
+"""Zero-cost proxies: those that are not defined for an architecture are remembered, predictors read scores.
 
 Revision: 0004; follows 0003
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision: str = "0004"
 down_revision: str | None = "0003"
 branch_labels: None = None
 depends_on: None = None
 
+JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -32,7 +34,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("architecture_id", "metric", "context_digest", name=op.f("pk_undefined_scores")),
     )
+    op.add_column("predictors", sa.Column("features", JSON, nullable=True))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("predictors") as batch:
+        batch.drop_column("features")
     op.drop_table("undefined_scores")

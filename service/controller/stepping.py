@@ -90,7 +90,7 @@ class Stepper:
             fitted = {metric: self._loaded(row.family, row.artifact) for metric, row in fits.items()}
             designer, suggestions = _ask_designer(found, fitted, progress.asks, count)
             genes = [item.genes for item in suggestions.items]
-            predictions = predict(designer, np.stack(genes)) if genes else []
+            predictions = predict(designer, np.stack(genes), found.history) if genes else []
         if not suggestions.items:
             if progress.open:
                 return False

@@ -91,6 +91,21 @@ class History:
         result: Bools = self.complete & (self.violations <= 0).all(axis=1)
         return result
 
+    def scores(self, genes: Genes) -> dict[str, FloatArray]:
+        """The `features` of rows (n, d), by name, (n, k) each: what any trial of the same row has; NaN where none."""
+        places: dict[bytes, list[int]] = {}
+        for place, row in enumerate(self.genes):
+            places.setdefault(row.tobytes(), []).append(place)
+        found = {}
+        for name, column in self.features.items():
+            values = np.full((len(genes), column.shape[1]), np.nan)
+            for index, row in enumerate(genes):
+                for place in places.get(row.tobytes(), ()):
+                    if np.isfinite(column[place]).all():
+                        values[index] = column[place]
+            found[name] = values
+        return found
+
     @staticmethod
     def empty(choices: int, objectives: int, constraints: int = 0) -> History:
         """A search that has not asked yet."""

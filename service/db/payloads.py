@@ -125,13 +125,14 @@ def _fit(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wi
     result = {}
     # Each fit reads its own history: one query for each.
     for job, predictor, space in _of_predictors(s, jobs):
-        genes, targets, _ = predictors.training_rows(s, predictor)
+        genes, targets, _, scores = predictors.training_rows(s, predictor)
         result[job.id] = FitPayload(
             space=_spec(space),
             family=predictor.family,
             options=predictor.options,
             metric=predictor.metric,
             genes=genes.tolist(),
+            features=scores,
             targets=targets.tolist(),
             seed=predictor.seed,
         )
@@ -141,12 +142,13 @@ def _fit(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wi
 def _predict(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
     result = {}
     for job, predictor, space in _of_predictors(s, jobs):
-        genes, targets = predictors.audit_rows(s, predictor, job.payload["search"])
+        genes, targets, scores = predictors.audit_rows(s, predictor, job.payload["search"])
         result[job.id] = PredictPayload(
             space=_spec(space),
             family=predictor.family,
             predictor=predictor.artifact or "",
             genes=genes.tolist(),
+            features=scores,
             measured=targets.tolist(),
             seed=[*predictor.seed, job.payload["search"]],
         )

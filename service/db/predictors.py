@@ -43,6 +43,7 @@ def request(
         "metric": wanted.metric,
         "family": wanted.family,
         "options": dict(wanted.options),
+        "features": list(wanted.features) or None,
         "seed": list(seed),
         "rows": rows,
         "created_at": now(),
@@ -116,21 +117,27 @@ def audit(s: Session, predictor_id: int, body: AuditIn) -> JobOut:
     return jobs.views(s, [job])[0]
 
 
-def training_rows(s: Session, predictor: Predictor) -> tuple[Genes, Values, list[int]]:
-    """Genes (n, d), targets (n,) in the metric's own units and trial ids, by trial number.
+Scores = dict[str, list[float | None]]
+"""Proxy → score of each of some architectures; None where there is none."""
 
-    The trials of its search that were fully evaluated by its ``completion`` and have the metric.
+
+def training_rows(s: Session, predictor: Predictor) -> tuple[Genes, Values, list[int], Scores]:
+    """Genes (n, d), targets (n,) in the metric's own units, trial ids, and scores, by trial number.
+
+    The trials of its search that were fully evaluated by its ``completion`` and have the metric, with the scores that
+    the search's trials had by then.
     """
-    genes, targets, trials, _ = _measured(s, predictor.search_id, predictor.metric, predictor.completion)
-    return genes, targets, trials
+    genes, targets, trials, ids = _measured(s, predictor.search_id, predictor.metric, predictor.completion)
+    return genes, targets, trials, _scores(s, predictor, predictor.search_id, predictor.completion, ids)
 
 
-def audit_rows(s: Session, predictor: Predictor, search_id: int) -> tuple[Genes, Values]:
-    """Genes (n, d) and measured values (n,) of a search's architectures, without those it was fitted to."""
+def audit_rows(s: Session, predictor: Predictor, search_id: int) -> tuple[Genes, Values, Scores]:
+    """Genes (n, d), measured values (n,) and scores of a search's architectures, without those it was fitted to."""
     fitted = set(_measured(s, predictor.search_id, predictor.metric, predictor.completion)[3])
     genes, targets, _, ids = _measured(s, search_id, predictor.metric, None)
     fresh = np.array([each not in fitted for each in ids], dtype=bool)
-    return genes[fresh], targets[fresh]
+    left = [each for each, new in zip(ids, fresh, strict=True) if new]
+    return genes[fresh], targets[fresh], _scores(s, predictor, search_id, None, left)
 
 
 # ---------------------------------------------------------------------- helpers
@@ -142,7 +149,7 @@ def _measured(
     query = (
         select(Trial.id, Trial.architecture_id, Architecture.genes, Trial.metrics)
         .join(Architecture, Architecture.id == Trial.architecture_id)
-        .where(Trial.search_id == search_id, Trial.state.in_(COUNTED), Trial.fidelity == 1.0)
+        .where(Trial.search_id == search_id, Trial.state.in_(COUNTED), Trial.evaluation, Trial.fidelity == 1.0)
         .order_by(Trial.number)
     )
     if completion is not None:
@@ -151,6 +158,24 @@ def _measured(
     genes = unpack([found[2] for found in rows], len(rows[0][2]) if rows else 1)
     targets = np.array([found[3][metric] for found in rows], dtype=np.float64)
     return genes, targets, [found[0] for found in rows], [found[1] for found in rows]
+
+
+def _scores(
+    s: Session, predictor: Predictor, search_id: int | None, completion: int | None, architectures: Sequence[int]
+) -> Scores:
+    """The predictor's features of these architectures, as trials of a search gave them that ended by ``completion``."""
+    names = predictor.features or []
+    if not names:
+        return {}
+    query = select(Trial.architecture_id, Trial.metrics).where(
+        Trial.search_id == search_id, Trial.state == State.SUCCEEDED
+    )
+    if completion is not None:
+        query = query.where(Trial.completion <= completion)
+    found: dict[tuple[int, str], float] = {}
+    for architecture, metrics in s.execute(query.order_by(Trial.number)):
+        found.update({(architecture, name): metrics[name] for name in names if name in metrics})
+    return {name: [found.get((each, name)) for each in architectures] for name in names}
 
 
 def _space_digest(s: Session, study_id: int) -> str:
@@ -169,6 +194,7 @@ def _views(s: Session, predictors: Sequence[Predictor]) -> list[PredictorOut]:
             metric=each.metric,
             family=each.family,
             options=each.options,
+            features=each.features or [],
             rows=each.rows,
             state=State(each.state),
             artifact=each.artifact,

@@ -316,7 +316,10 @@ class Trial(Base):
 
 
 class Predictor(Base):
-    """One version: fitted to the trials of a search that had ended by `completion`, or by another rule in `rows`."""
+    """One version: fitted to the trials of a search that had ended by `completion`, or by another rule in `rows`.
+
+    `features` are the scores by zero-cost proxies that it reads beside the architecture; null: none.
+    """
 
     __tablename__ = "predictors"
     __table_args__ = (UniqueConstraint("search_id", "ask", "metric"),)
@@ -329,6 +332,7 @@ class Predictor(Base):
     metric: Mapped[str] = mapped_column(String(144))
     family: Mapped[str] = mapped_column(String(63))
     options: Mapped[Obj]
+    features: Mapped[list[Any] | None]
     seed: Mapped[list[Any]]
     rows: Mapped[int]
     state: Mapped[str] = mapped_column(String(10), default="QUEUED")

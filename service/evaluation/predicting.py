@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def fit(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes | Non
     """Fits a predictor of the family to all rows and keeps what it dumps. The same payload gives the same bytes."""
     asked = parse(FitPayload, payload, "payload")
     space = space_of(asked.space)
-    architectures = Architectures(space, rows_of(space, asked.genes))
+    architectures = Architectures(space, rows_of(space, asked.genes), _features(asked.features, len(asked.genes)))
     targets = np.array(asked.targets, dtype=np.float64)
     predictor = _family(asked.family)
     report(0, 1, f"fitting {asked.family} to {len(targets)} rows")
@@ -54,7 +55,7 @@ def predict(payload: Json, toolbox: Toolbox, report: Report, checkpoint: bytes |
     """Predicts every row; audits the ranking where measured values are given."""
     asked = parse(PredictPayload, payload, "payload")
     space = space_of(asked.space)
-    architectures = Architectures(space, rows_of(space, asked.genes))
+    architectures = Architectures(space, rows_of(space, asked.genes), _features(asked.features, len(asked.genes)))
     data = toolbox.artifacts.get(asked.predictor).read_bytes()
     report(0, 1, f"predicting {len(architectures)} architectures")
     try:
@@ -102,6 +103,14 @@ def audit(
         params_tau=_or_none(baselines.get("params")),
         n=len(measured),
     )
+
+
+def _features(given: Mapping[str, Sequence[float | None]], count: int) -> dict[str, FloatArray]:
+    """Score → (n, 1), NaN where there is none. Raises `Invalid` for a column of another length."""
+    for name, column in given.items():
+        if len(column) != count:
+            raise Invalid(f"features.{name}", f"{len(column)} scores for {count} architectures")
+    return {name: np.array(column, dtype=np.float64).reshape(count, 1) for name, column in given.items()}
 
 
 def _or_none(value: float | None) -> float | None:

@@ -86,14 +86,16 @@ def ask(
     return Suggestions(answer.items + drawn, answer.state)
 
 
-def predict(designer: Designer, genes: Genes) -> list[dict[str, dict[str, float]]]:
-    """What the designer's predictors say of rows (n, d), to be kept before they are measured.
+def predict(designer: Designer, genes: Genes, history: History) -> list[dict[str, dict[str, float]]]:
+    """What the designer's predictors say of rows (n, d), to be kept before they are measured; predictors that read
+    scores are given those of the history.
 
     n objects: metric → ``mean``, ``epistemic_std`` and ``std`` in the metric's own units (not minimised). Metrics
     without a predictor are left out; without any predictor the objects are empty.
     """
     rows: list[dict[str, dict[str, float]]] = [{} for _ in range(len(genes))]
-    architectures = Architectures(designer.space, genes)
+    features = history.scores(genes) if designer.predictors else {}
+    architectures = Architectures(designer.space, genes, features)
     for metric, predictor in designer.predictors.items():
         prediction = predictor.predict(architectures)
         columns = (prediction.mean.tolist(), prediction.epistemic_std.tolist(), prediction.std.tolist())

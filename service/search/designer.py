@@ -55,11 +55,15 @@ class Suggestions:
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """A predictor that must be fitted to the complete trials of the history before the next `suggest`."""
+    """A predictor that must be fitted to the complete trials of the history before the next `suggest`.
+
+    ``features`` are scores that it reads beside the genes: names of `History.features`, which cheap trials gave.
+    """
 
     metric: str
     family: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
 
 
 class Designer(ABC):

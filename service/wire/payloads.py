@@ -104,6 +104,9 @@ class FitPayload(Wire):
     options: Json
     metric: MetricName
     genes: list[list[int]]
+    features: dict[MetricName, list[FiniteFloat | None]] = Field(
+        default_factory=dict, description="Score of each architecture by a zero-cost proxy; null where there is none."
+    )
     targets: list[FiniteFloat]
     seed: list[int] = Field(description="Entropy of the generator.")
 
@@ -122,6 +125,9 @@ class PredictPayload(Wire):
     family: str
     predictor: Digest
     genes: list[list[int]]
+    features: dict[MetricName, list[FiniteFloat | None]] = Field(
+        default_factory=dict, description="Score of each architecture by a zero-cost proxy; null where there is none."
+    )
     measured: list[FiniteFloat] | None = None
     seed: list[int]
 

@@ -124,6 +124,9 @@ class PredictorOut(Wire):
     metric: MetricName
     family: str = Field(description="Name of a `frontier.predictors` plug-in.")
     options: Json
+    features: list[MetricName] = Field(
+        default_factory=list, description="Scores by zero-cost proxies that it reads beside the architecture."
+    )
     rows: int = Field(description="Measurements it was fitted to.")
     state: State
     artifact: Digest | None

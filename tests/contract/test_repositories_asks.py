@@ -435,7 +435,7 @@ def test_a_fit_is_sent_the_trials_that_had_ended_by_then(fitted: tuple[World, in
     assert fit.payload["targets"] == [trial.metrics["error"] for trial in trials]
     assert fit.payload["seed"] == [0, 1, 1]
     with world.database.read() as s:
-        genes, targets, ids = predictors.training_rows(s, predictors.row(s, predictor))
+        genes, targets, ids, _ = predictors.training_rows(s, predictors.row(s, predictor))
     assert genes.tolist() == fit.payload["genes"]
     assert targets.tolist() == fit.payload["targets"]
     assert ids == [trial.id for trial in trials]

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from predictors.predictor import Architectures
+from search_spaces.plugins import load
 from search_spaces.space import Genes, SearchSpace
 from service.controller import Stepper
 from service.core.errors import Conflict, Infeasible, Invalid
 from service.core.intervals import mean
 from service.core.spaces import build_space
 from service.core.states import SearchState, State
-from service.db import asks, jobs, own, proxies, queue, searches, spaces, studies
+from service.db import artifacts, asks, jobs, own, predictors, proxies, queue, searches, spaces, studies
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
 from service.evaluation.datasets import Dataset, load_dataset
@@ -24,6 +26,7 @@ from service.evaluation.handler import handle
 from service.evaluation.toolbox import Artifacts, Toolbox
 from service.wire.base import Json
 from service.wire.jobs import CompleteBatch, CompleteIn, JobKind, Lease, ScoreOut
+from service.wire.searches import AuditIn
 from service.wire.spaces import SpaceIn, Task
 from service.wire.studies import ArchitectureRef, EvaluatorSpec, ObjectiveIn, ScoreIn
 from service.wire.trials import SuggestIn
@@ -395,18 +398,80 @@ def test_tables_replay_the_scores_that_they_hold(world: World) -> None:
     assert [trial.metrics for trial in world.trials(other)] == [{"gradsign": 7.0}] * 2
 
 
+def run_to_its_end(world: World, search: int, store: ArtifactStore) -> list[Lease]:
+    """A search with all that it waits for; returns the fits."""
+    stepper, fits = Stepper(world.database, store), []
+
+    def put(data: bytes) -> str:
+        digest, size = store.put([data])
+        with world.database.write() as s:
+            artifacts.register(s, digest, size)
+        return digest
+
+    fitting = Toolbox(Artifacts(store.path, put), {}, "cpu")
+    for _ in range(60):
+        advance(world.database, stepper)
+        leases = work(world)
+        if evaluations := [lease for lease in leases if lease.kind is JobKind.EVALUATE]:
+            world.complete(evaluations)
+        for lease in leases:
+            if lease.kind is JobKind.FIT:
+                fits.append(lease)
+                result = handle(JobKind.FIT, lease.payload, fitting, quiet)
+                with world.database.write() as s:
+                    one = CompleteIn(job=lease.job, token=lease.token, result=result, seconds=0.5)
+                    queue.complete(s, [CompleteBatch(worker="w", results=[one])])
+        with world.database.read() as s:
+            if searches.get(s, search).state is not SearchState.RUNNING:
+                return fits
+    raise AssertionError("the search does not end")
+
+
+def test_predictors_read_the_scores_of_a_search(world: World, tmp_path: Path) -> None:
+    options = {"population_size": 14, "candidates": 3, "ranking": "predictor"}
+    given = {"designer": "proxy_evolution", "options": options, "budget": 18, "batch": 14, "probe_share": 0.0}
+    search = world.search("cells", **given).id
+    store = ArtifactStore(tmp_path)
+    fits = run_to_its_end(world, search, store)
+    with world.database.read() as s:
+        shown, history = searches.get(s, search), searches.snapshot(s, search).history
+        made = predictors.page(s, 10, search=search).items
+    assert (shown.state, shown.evaluated) == (SearchState.DONE, 18)
+    assert [each.features for each in made] == [["gradsign"]] * len(fits)
+    (fit,) = fits
+    assert fit.payload["metric"] == "error"
+    scores = [None if row == DEAD else numbers(row)["gradsign"] for row in fit.payload["genes"]]
+    assert fit.payload["features"] == {"gradsign": scores}
+    assert len(scores) == 14
+    chosen = [t for t in world.trials(search) if "as predicted with gradsign" in t.suggestion]
+    assert len(chosen) == 4
+    # What was predicted before is kept, and was made with the scores of these very architectures.
+    predictor = load("predictors", "boosting").load(store.read(made[0].artifact or ""))
+    for trial in chosen:
+        genes = np.array([trial.genes], dtype=np.int8)
+        given_ = Architectures(world.space, genes, {"gradsign": np.array([[numbers(trial.genes)["gradsign"]]])})
+        assert trial.predicted["error"].mean == pytest.approx(float(predictor.predict(given_).mean[0]))
+    assert Stepper(world.database, store).verify(search)[1] == []
+    assert history.evaluation.sum() == 18
+    # Audited on another search, it is given that one's scores; without them they are missing.
+    other = world.search("cells").id
+    world.ask(other, world.genes(3, seed=8))
+    world.complete([lease for lease in world.lease() if lease.kind is JobKind.EVALUATE])
+    with world.database.write() as s:
+        predictors.audit(s, made[0].id, AuditIn(search=other))
+    (audit,) = world.lease()
+    assert audit.payload["features"] == {"gradsign": [None] * len(audit.payload["genes"])}
+    toolbox = Toolbox(Artifacts(store.path, lambda _: ""), {}, "cpu")
+    assert handle(JobKind.PREDICT, audit.payload, toolbox, quiet)["audit"]["n"] == len(audit.payload["genes"])
+    with pytest.raises(Invalid) as caught:
+        handle(JobKind.PREDICT, audit.payload | {"features": {"gradsign": [1.0]}}, toolbox, quiet)
+    assert caught.value.field == "features.gradsign"
+
+
 def test_assisted_evolution_measures_the_best_scored(world: World, tmp_path: Path) -> None:
     options = {"population_size": 4, "sample_size": 2, "candidates": 5, "proxy": "gradsign"}
     search = world.search("cells", designer="proxy_evolution", options=options, budget=12, batch=3, probe_share=0.1).id
-    stepper = Stepper(world.database, ArtifactStore(tmp_path))
-    for _ in range(40):
-        advance(world.database, stepper)
-        if evaluations := [lease for lease in work(world) if lease.kind is JobKind.EVALUATE]:
-            world.complete(evaluations)
-        with world.database.read() as s:
-            state = searches.get(s, search).state
-        if state is not SearchState.RUNNING:
-            break
+    run_to_its_end(world, search, ArtifactStore(tmp_path))
     with world.database.read() as s:
         shown, found = searches.get(s, search), searches.snapshot(s, search)
         asks_made = len(asks.seen(s, search))
@@ -425,4 +490,4 @@ def test_assisted_evolution_measures_the_best_scored(world: World, tmp_path: Pat
     assert shown.counts.succeeded + shown.counts.infeasible == len(history)
     assert error_of(history.genes[chosen[0]].tolist()) == history.objectives[chosen[0], 0]
     # Asked again from what was stored, every ask says the same.
-    assert stepper.verify(search) == (asks_made, [])
+    assert Stepper(world.database, ArtifactStore(tmp_path)).verify(search) == (asks_made, [])

@@ -212,11 +212,11 @@ def test_predictions_are_numbers_in_the_units_of_the_metric():
     given = Architectures(SPACE, genes)
     error = Ridge().fit([given], [rng.random(30)], rng)
     designer = make_designer("random", SPACE, PROBLEM.objectives, (), {"error": error}, {})
-    rows = predict(designer, genes[:4])
+    rows = predict(designer, genes[:4], PROBLEM.empty())
     expected = error.predict(Architectures(SPACE, genes[:4]))
     assert [row["error"]["mean"] for row in rows] == expected.mean.tolist()
     assert [row["error"]["epistemic_std"] for row in rows] == expected.epistemic_std.tolist()
     assert [row["error"]["std"] for row in rows] == expected.std.tolist()
     assert all(list(row) == ["error"] for row in rows)
-    assert predict(silent(), genes[:2]) == [{}, {}]
-    assert predict(designer, genes[:0]) == []
+    assert predict(silent(), genes[:2], PROBLEM.empty()) == [{}, {}]
+    assert predict(designer, genes[:0], PROBLEM.empty()) == []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from predictors.predictor import Predictor
+from predictors.predictor import Architectures, Prediction, Predictor
 from service.core.errors import Fault, Invalid
 from service.core.history import History
 from service.core.objectives import Constraint, Direction, Objective
@@ -125,11 +125,95 @@ def test_evaluations_come_first_where_the_population_is_not_full() -> None:
     assert [item.metrics for item in mixed] == [None, None, *[("gradsign",)] * 8]
 
 
+class Reads(Predictor):
+    """Says what it was told that a score is worth, and remembers what it was asked."""
+
+    def __init__(self, worth: float) -> None:
+        self.worth, self.asked = worth, np.empty(0)
+
+    def predict(self, architectures: Architectures) -> Prediction:
+        self.asked = architectures.features["gradsign"][:, 0]
+        zero = np.zeros(len(architectures))
+        return Prediction(self.worth * self.asked, zero, zero)
+
+    def fit(self, groups: Any, targets: Any, rng: Any, *, init_from: Any = None) -> Any:
+        raise AssertionError("fitted by jobs")
+
+    def dump(self) -> bytes:
+        raise AssertionError("fitted by jobs")
+
+    @classmethod
+    def load(cls, data: bytes) -> Any:
+        raise AssertionError("fitted by jobs")
+
+
+@pytest.mark.parametrize("worth", [-1.0, 1.0])
+def test_predictors_read_the_scores(worth: float) -> None:
+    """Whatever the proxy's direction is: what a score is worth has been learnt."""
+    options = {"ranking": "predictor", "population_size": 16}
+    answer = made(**options).suggest(PROBLEM.empty(), 16, np.random.default_rng(0))
+    assert [item.metrics for item in answer.items] == [None] * 16 + [("gradsign",)] * 16, (
+        "the first ones are scored too"
+    )
+    assert [i.genes.tolist() for i in answer.items[:16]] == [i.genes.tolist() for i in answer.items[16:]]
+    history = ended(PROBLEM, told(PROBLEM.empty(), answer, 0), np.arange(16))
+    history = scored(PROBLEM, history, np.arange(16, 32))
+    assert made(**options).wants(history) == (), "nothing is ranked yet"
+    history = told(history, made(**options).suggest(history, 1, np.random.default_rng(1)), 1)
+    assert made(**options).wants(history) == ()
+    history = scored(PROBLEM, history, queued(history))
+    assert np.isfinite(PROBLEM.score(history.genes[:16])).sum() >= 10
+    wants = made(**options).wants(history)
+    assert [(w.metric, w.family, w.features) for w in wants] == [("error", "boosting", ("gradsign",))]
+    assert made(**{**options, "ranking": "score"}).wants(history) == ()
+    error = Reads(worth)
+    (item,) = made({"error": error}, **options).suggest(history, 1, np.random.default_rng(2)).items
+    scores = PROBLEM.score(history.genes[32:])
+    assert sorted(error.asked) == sorted(scores[np.isfinite(scores)])
+    best = np.nanmax(scores) if worth < 0 else np.nanmin(scores)
+    assert item.reason == f"best of 4 mutants of a tournament winner as predicted with gradsign, {best:.6g}"
+    assert item.genes.tolist() == history.genes[32 + int(np.flatnonzero(scores == best)[0])].tolist()
+    # Without its predictor, as when a fit failed, the score ranks.
+    (item,) = made(**options).suggest(history, 1, np.random.default_rng(2)).items
+    assert item.reason == f"best of 4 mutants of a tournament winner by gradsign, {np.nanmax(scores):.6g}"
+
+
+def test_several_objectives_are_predicted_or_counted() -> None:
+    problem = Problem(SPACE, mismatch(SPACE))
+    options = OPTIONS | {"ranking": "predictor", "candidates": 6}
+    design = lambda given: make_designer("proxy_evolution", SPACE, problem.objectives, (), given, options)  # noqa: E731
+    history = ended(problem, appended(problem, problem.empty(), design({}), draws(6), 0), np.arange(6))
+    history = appended(problem, history, design({}), design({}).suggest(history, 1, np.random.default_rng(1)), 1)
+    history = scored(problem, history, queued(history))
+    (item,) = design({"error": Reads(-1.0)}).suggest(history, 1, np.random.default_rng(2)).items
+    members = history.genes[6:]
+    values = np.stack([-problem.score(members), SPACE.cost(members)["macs"]], axis=1)
+    values = values[np.isfinite(values[:, 0])]
+    mine = values[[row.tolist() == item.genes.tolist() for row in members[np.isfinite(problem.score(members))]]][0]
+    assert not any((other <= mine).all() and (other < mine).any() for other in values)
+
+
+def draws(count: int) -> Suggestions:
+    genes = SPACE.sample(count, np.random.default_rng(5))
+    return Suggestions(tuple(Suggestion(row, "drawn") for row in genes))
+
+
+def test_scores_of_a_history_are_found_by_row() -> None:
+    history = told(PROBLEM.empty(), asked(Cheap(3, 1), PROBLEM.empty(), 1), 0)
+    column = np.array([[1.0], [np.nan], [3.0], [np.nan]])
+    history = replace(history, features={"synflow": column})
+    assert history.scores(history.genes[[2, 0, 1]])["synflow"].tolist()[:2] == [[3.0], [1.0]]
+    assert np.isnan(history.scores(history.genes[[1]])["synflow"]).all()
+    assert PROBLEM.empty().scores(history.genes) == {}
+
+
 def test_options_that_cannot_be() -> None:
     for options, words in (
         ({"proxy": "horoscope"}, "must be one of"),
         ({"candidates": 0}, "at least 1"),
         ({"candidates": 2.0}, "a whole number"),
+        ({"ranking": "luck"}, "must be one of: score, predictor"),
+        ({"family": "oracle"}, "must be one of"),
     ):
         with pytest.raises(Invalid, match=words):
             made(**options)
