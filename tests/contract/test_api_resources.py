@@ -229,9 +229,12 @@ def test_every_documented_route_has_been_answered_well(server: Served) -> None:
         "supernets",
         "studies",
         "studies/study",
+        "studies/study/population?metric=error",
+        "studies/study/proxies?metric=error&rows=all",
         f"artifacts/{sha256(WEIGHTS)}",
     ):
-        assert server.http.get(f"/v1/{path}").status_code == 200
+        answer = server.http.get(f"/v1/{path}")
+        assert answer.status_code == 200, (path, answer.text)
     with server.http.stream("GET", "/v1/events", params={"after": 0}) as stream:
         next(stream.iter_lines())
     confirmed = server.http.post("/v1/searches/1:confirm", json={"best": 1, "seeds": 1}).json()
