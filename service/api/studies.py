@@ -213,5 +213,8 @@ def export_architecture(study: NameInPath, key: Key, body: ExportIn, s: Write) -
 @router.post("/studies/{study}/proxies:score", status_code=202, responses=problems(404, 409))
 @transaction
 def score_proxies(study: NameInPath, body: ScoreIn, s: Write) -> ScoreOut:
-    """Score untrained architectures by zero-cost proxies."""
+    """Score untrained architectures by zero-cost proxies.
+
+    What is scored is not scored again: the same request continues, and with `rows` it answers what is known by then.
+    """
     return proxies.score(s, study, body)

@@ -14,9 +14,6 @@ from service.wire.studies import ScoreIn
 
 app = typer.Typer(help="Zero-cost proxies: scores of untrained networks.", no_args_is_help=True)
 
-STUDY, NETWORK = "Architectures of a study", "Your own network"
-"""The two forms of `score`, as panels of its help."""
-
 
 @app.command("list")
 def list_proxies(as_json: AsJson = False) -> None:
@@ -78,76 +75,71 @@ def score(
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"Images in a minibatch: {IMAGES} of a study's by default; all of your own.", show_default=False
+            min=1,
+            help=f"Images in a minibatch: {IMAGES} for a study; for your own network all of x, unless given.",
+            show_default=False,
         ),
     ] = None,
     sample: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Score so many architectures, drawn from the space; 100 by default.",
+            help="Study: score so many architectures, drawn from the space; 100 by default.",
             show_default=False,
-            rich_help_panel=STUDY,
         ),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help="Score the architectures of a file instead: NDJSON, JSON, CSV or Parquet with rows of config, "
+            help="Study: score the architectures of a file instead: NDJSON, JSON, CSV or Parquet with rows of config, "
             "config.CHOICE, genes or notation.",
-            rich_help_panel=STUDY,
         ),
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
         typer.Option(
             "--format",
-            help="ndjson, json, csv or parquet; by the file's name if left out.",
-            rich_help_panel=STUDY,
+            help="Study: the file is ndjson, json, csv or parquet; by the file's name if left out.",
         ),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--out",
-            help="Write one JSON object a line for each architecture, as they are scored; - for standard output.",
-            rich_help_panel=STUDY,
+            help="Study: write a JSON object a line for each architecture, as they are scored; - for standard output.",
         ),
     ] = None,
     minibatches: Annotated[
         int | None,
         typer.Option(
             min=2,
-            help=f"Minibatches for proxies that need several; {MINIBATCHES} by default.",
+            help=f"Study: minibatches for proxies that need several; {MINIBATCHES} by default.",
             show_default=False,
-            rich_help_panel=STUDY,
         ),
     ] = None,
     repeats: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Initialisations of each network: scores are means, with 95 % intervals; 1 by default.",
+            help="Study: initialisations of each network: scores are means, with 95 % intervals; 1 by default.",
             show_default=False,
-            rich_help_panel=STUDY,
         ),
     ] = None,
     detach: Annotated[
         bool,
-        typer.Option("--detach", help="Queue it and do not wait.", rich_help_panel=STUDY),
+        typer.Option("--detach", help="Study: queue it and do not wait."),
     ] = False,
     inputs: Annotated[
         Path | None,
         typer.Option(
-            help="NPZ file with x, (n, ...) floating point, and y, (n,) integers: class labels.",
-            rich_help_panel=NETWORK,
+            help="Own network: NPZ file with x, (n, ...) floating point, and y, (n,) integers: class labels.",
         ),
     ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="NPZ file with the parameters by name, buffers too if you like; by default as FUNCTION leaves them.",
-            rich_help_panel=NETWORK,
+            help="Own network: NPZ file with the parameters by name, and buffers if you like; without it they are as "
+            "FUNCTION leaves them.",
         ),
     ] = None,
     url: Url = None,
