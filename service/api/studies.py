@@ -119,7 +119,7 @@ def get_population(
     ] = "drawn",
     rules: Annotated[
         str | None,
-        Query(max_length=100_000, description='A restriction, JSON: {"choice": [options that are left, ...], ...}.'),
+        Query(max_length=4_000, description='A restriction, JSON: {"choice": [options that are left, ...], ...}.'),
     ] = None,
 ) -> PopulationOut:
     """Get the distribution of a metric over measured architectures.

@@ -21,7 +21,7 @@ CHOICES = 30
 """Choices in the table, those that shift it the most."""
 
 GivenRows: TypeAlias = Annotated[Rows, Query()]
-GivenRules: TypeAlias = Annotated[str | None, Query(max_length=10_000)]
+GivenRules: TypeAlias = Annotated[str | None, Query(max_length=4_000)]
 
 
 def page_values(db: Database, name: str, metric: str | None, rows: Rows, rules: str | None) -> dict[str, Any]:
