@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, final
 from urllib.parse import urlsplit
 
@@ -241,6 +242,7 @@ def hostname(authority: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Whether an IP address is this machine's own."""
     try:

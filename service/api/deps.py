@@ -55,7 +55,10 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
-_SUSPECT = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]|\\u0000|\d{19}|[eE]\+?\d{3}")
+_ALIKE = bytes.maketrans(b"E123456789", b"e000000000")
+_SUSPECT = (b"NaN", b"Infinity", b"0" * 19, b"e000", b"e+000")
+"""In bodies whose digits are all 0."""
+_SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 
 _LARGE = 2**16
 """Bodies beyond it are looked through in a thread: others wait for the event loop."""
@@ -67,12 +70,18 @@ async def _storable_body(request: Request) -> None:
     if not request.headers.get("content-type", "").startswith("application/json"):
         return
     body = await request.body()
-    if not _SUSPECT.search(body):
+    if not _suspect(body):
         return
     if len(body) > _LARGE:
         await run_in_threadpool(_check_body, body)
     else:
         _check_body(body)
+
+
+def _suspect(body: bytes) -> bool:
+    # One expression for all of it takes five times as long.
+    alike = body.translate(_ALIKE)
+    return any(each in alike for each in _SUSPECT) or _SUSPECT_ESCAPE.search(body) is not None
 
 
 def _check_body(body: bytes) -> None:

@@ -31,9 +31,9 @@ from service.db import (
     undefined,
 )
 from service.db.claims import Claim, Progress
+from service.db.job_rows import TrialRow
 from service.db.paging import checked_id
 from service.db.tables import Architecture, Ask, Search, Space, Study, Trial, now
-from service.db.trial_ends import TrialRow
 from service.search.designer import Suggestions
 from service.wire.base import Json, Metrics
 from service.wire.jobs import JobKind

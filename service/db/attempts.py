@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import Unavailable
 from service.core.metrics import Scope, metric
-from service.db.rows import chunks, insert_new, table_of
+from service.db.rows import among, chunks, insert_new, table_of
 from service.db.tables import Measurement, now
 
 Place: TypeAlias = tuple[int, str, str]
@@ -22,8 +20,7 @@ _ROUNDS = 8
 """Bound of the tries to find a free attempt while others record the same metric of the same architecture."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A measurement that is to be recorded."""
 
     place: Place
@@ -45,6 +42,7 @@ class Row:
 def insert(s: Session, rows: Sequence[Row]) -> list[int]:
     """Ids in the order of the rows. Attempts are taken in that order; who loses a race takes the next one."""
     ids: dict[int, int] = {}
+    identities = [row.identity for row in rows]
     time = now()
     for again in range(_ROUNDS):
         todo = [index for index in range(len(rows)) if index not in ids]
@@ -56,20 +54,21 @@ def insert(s: Session, rows: Sequence[Row]) -> list[int]:
         planned: dict[tuple[Place, int], list[int]] = {}
         leaders: dict[object, list[int]] = {}
         for index in todo:
-            row = rows[index]
-            if row.identity in stored:
-                ids[index] = stored[row.identity]
-            elif row.identity in leaders:
-                leaders[row.identity].append(index)
+            row, identity = rows[index], identities[index]
+            if identity in stored:
+                ids[index] = stored[identity]
+            elif identity in leaders:
+                leaders[identity].append(index)
             elif again or row.place not in free:
                 attempt = free.get(row.place, 0)
                 free[row.place] = attempt + 1
                 planned[row.place, attempt] = [index]
-                if row.identity is not None:
-                    leaders[row.identity] = planned[row.place, attempt]
+                if identity is not None:
+                    leaders[identity] = planned[row.place, attempt]
         for some in chunks(sorted(planned)):
-            values = [_values(rows[planned[each][0]], each[1], time) for each in some]
-            for architecture, name, digest, attempt, measurement in insert_new(s, Measurement, values, *_RETURNED):
+            values = [_values(rows[planned[each][0]], each[1]) for each in some]
+            made = insert_new(s, Measurement, values, *_RETURNED, shared={"created_at": time})
+            for architecture, name, digest, attempt, measurement in made:
                 for index in planned[(architecture, name, digest), attempt]:
                     ids[index] = measurement
     if len(ids) < len(rows):
@@ -93,7 +92,7 @@ def _stored(s: Session, rows: Sequence[Row]) -> tuple[dict[object, int], dict[Pl
     return stored, free
 
 
-def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
+def _values(row: Row, attempt: int) -> dict[str, object]:
     architecture, name, digest = row.place
     return {
         "architecture_id": architecture,
@@ -106,14 +105,13 @@ def _values(row: Row, attempt: int, time: datetime) -> dict[str, object]:
         "job_id": row.job_id,
         "token": row.token,
         "worker": row.worker,
-        "created_at": time,
     }
 
 
 _MEASUREMENTS = table_of(Measurement)
 _RETURNED = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "context_digest", "attempt", "id"))
 _STORED: Any = select(*_RETURNED, *(_MEASUREMENTS.c[name] for name in ("job_id", "token", "worker"))).where(
-    _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
+    among(_MEASUREMENTS.c.architecture_id, "architectures"),
     _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
     _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),
 )

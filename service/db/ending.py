@@ -7,13 +7,13 @@ writers share, is locked for the shortest time, and always last, so that no two 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import insert, literal, select, text, update
+from sqlalchemy import bindparam, insert, literal, select, text, update
 from sqlalchemy.orm import Session
 
-from service.db.rows import insert_all
+from service.db.rows import insert_all, table_of
 from service.db.tables import Counter, Event, StudyMeasurement, now
 from service.wire.base import Json
 
@@ -55,27 +55,33 @@ def flush(s: Session) -> None:
             {"kind": "measurements.linked", "study_id": study, "search_id": None, "body": {}}
             for study in sorted(links.keys() | {target for _, target in copies})
         ]
-    taken = len(happened)
-    statement = update(Counter).where(Counter.name == "events").values(value=Counter.value + taken)
-    newest = s.execute(
-        statement.returning(Counter.value), execution_options={"synchronize_session": False}
-    ).scalar_one()
-    first, time = newest - taken + 1, now()
-    insert_all(s, Event, [{"number": first + i, "created_at": time, **each} for i, each in enumerate(happened)])
+    newest = s.execute(_TAKE_NUMBERS, {"taken": len(happened)}).scalar_one()
+    first, time = newest - len(happened) + 1, now()
+    insert_all(s, Event, [{"number": first + i, **each} for i, each in enumerate(happened)], {"created_at": time})
     for source, target in copies:
         there = select(literal(target), StudyMeasurement.measurement_id, literal(newest))
         columns = ["study_id", "measurement_id", "number"]
         s.execute(insert(StudyMeasurement).from_select(columns, there.where(StudyMeasurement.study_id == source)))
-    statement_of_links = text(_LINK[s.get_bind().dialect.name])
     for study, ids in sorted(links.items()):
         given = ",".join(map(str, sorted(ids)))
-        s.execute(statement_of_links, {"study": study, "number": newest, "ids": given})
+        s.execute(_LINK[s.get_bind().dialect.name], {"study": study, "number": newest, "ids": given})
 
 
+_COUNTERS = table_of(Counter)
+_TAKE_NUMBERS = (
+    update(_COUNTERS)
+    .where(_COUNTERS.c.name == "events")
+    .values(value=_COUNTERS.c.value + bindparam("taken"))
+    .returning(_COUNTERS.c.value)
+)
 # As one text: a statement with a parameter for each link takes several times as long.
-_LINK: Mapping[str, str] = {
-    "sqlite": "INSERT INTO study_measurements (study_id, measurement_id, number) "
-    "SELECT :study, value, :number FROM json_each('[' || :ids || ']') WHERE true ON CONFLICT DO NOTHING",
-    "postgresql": "INSERT INTO study_measurements (study_id, measurement_id, number) "
-    "SELECT :study, each, :number FROM unnest(CAST('{' || :ids || '}' AS bigint[])) AS each ON CONFLICT DO NOTHING",
+_LINK = {
+    "sqlite": text(
+        "INSERT INTO study_measurements (study_id, measurement_id, number) "
+        "SELECT :study, value, :number FROM json_each('[' || :ids || ']') WHERE true ON CONFLICT DO NOTHING"
+    ),
+    "postgresql": text(
+        "INSERT INTO study_measurements (study_id, measurement_id, number) "
+        "SELECT :study, each, :number FROM unnest(CAST('{' || :ids || '}' AS bigint[])) AS each ON CONFLICT DO NOTHING"
+    ),
 }

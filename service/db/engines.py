@@ -89,7 +89,7 @@ def _sqlite(url: URL, turn: Turn, **options: Any) -> Engine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     busy_s = BUSY_S if turn.busy_s is None else turn.busy_s
-    engine = create_engine(url, connect_args={"timeout": busy_s}, json_serializer=_dumps, **options)
+    engine = create_engine(url, connect_args={"timeout": busy_s}, **_JSON, **options)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
@@ -155,17 +155,17 @@ def _switch_to_wal(cursor: Any, busy_s: float) -> None:
 
 def _postgresql(url: URL, turn: Turn, **options: Any) -> Engine:
     # What the planner thinks of a plan that it was told to avoid makes it compile statements of a millisecond.
-    session = "-c jit=off"
+    session = "-c jit=off -c enable_seqscan=off -c enable_sort=off"
     if turn.busy_s is not None:
         session += f" -c lock_timeout={int(turn.busy_s * 1000)} -c idle_in_transaction_session_timeout={_FORGOTTEN_MS}"
     # What the address says goes before.
     network = {name: value for name, value in _NETWORK.items() if name not in url.query}
-    engine = create_engine(url, json_serializer=_dumps, connect_args={"options": session, **network}, **options)
+    engine = create_engine(url, connect_args={"options": session, **network}, **_JSON, **options)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(WRITES, False):
-            connection.exec_driver_sql(_BY_INDEX)
+        if not connection.get_execution_options().get(WRITES, False):
+            connection.exec_driver_sql(_AS_STATISTICS_SAY)
 
     @event.listens_for(engine, "checkin")
     def _checkin(_connection: Any, record: ConnectionPoolEntry) -> None:
@@ -185,9 +185,16 @@ def _postgresql(url: URL, turn: Turn, **options: Any) -> Engine:
 
 
 # All statements that write find their rows by an index. Statistics know nothing of a queue that was filled a moment
-# ago: going by them PostgreSQL reads and sorts all of it at each lease.
-_BY_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off"
+# ago: going by them PostgreSQL reads and sorts all of it at each lease. Statements that only read go by them.
+_AS_STATISTICS_SAY = "SET LOCAL enable_seqscan = on; SET LOCAL enable_sort = on"
 
-_dumps = json.JSONEncoder(allow_nan=False).encode
+
+def _loads(text: str | bytes) -> Any:
+    # What is stored is short, UTF-8 and without spaces around it: `json.loads` takes longer to look for those.
+    return _DECODER.raw_decode(text if isinstance(text, str) else text.decode())[0]
+
+
+_DECODER = json.JSONDecoder()
+_JSON: Mapping[str, Any] = {"json_serializer": json.JSONEncoder(allow_nan=False).encode, "json_deserializer": _loads}
 ENGINES: Mapping[str, Callable[..., Engine]] = {"sqlite": _sqlite, "postgresql": _postgresql}
 """Dialect → what makes its engine, from a URL, a `Turn` and options of SQLAlchemy."""

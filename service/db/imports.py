@@ -362,7 +362,7 @@ def take(s: Session, importer: str, lease_s: float) -> Taken | None:
     job.worker, job.lease_s = importer, lease_s
     job.leased_at, job.leased_until = time, time + timedelta(seconds=lease_s)
     s.flush()
-    jobs.announce(s, [job])
+    jobs.announce(s, [job], State.LEASED)
     (view,) = jobs.views(s, [job])
     payload = ImportPayload.model_validate(job.payload)
     return Taken(job.id, job.token, view.study or "", payload, job.progress.get("new", 0), job.created_at)

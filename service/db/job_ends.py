@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
+from service.core.errors import NotFound
 from service.core.failures import Failure
 from service.core.states import OPEN, State
 from service.db import outcomes, trial_ends
+from service.db.job_rows import JOBS, SELECT_JOBS, JobRow, read_jobs
 from service.db.jobs import announce
 from service.db.outcomes import Ended
-from service.db.rows import update_all
+from service.db.paging import checked_id
+from service.db.rows import among, update_all
 from service.db.tables import Job, Search
 from service.wire.jobs import JobKind
 
-_CHANGED = ("state", "reason", "failure", "leased_until", "not_before", "needs_memory_mb", "ended_at", "result")
+_LOCKED = SELECT_JOBS.where(among(JOBS.c.id, "jobs")).order_by(JOBS.c.id).with_for_update(key_share=True, of=JOBS)
+
+
+def lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, JobRow], dict[int, Search]]:
+    """The jobs, by id, and their searches, locked in the order that `trial_ends.lock_searches` states.
+
+    Trials end with their search locked, so what is read with the jobs of their states stays true. Raises `NotFound`.
+    """
+    wanted = sorted({checked_id(each, "job") for each in ids})
+    searches = trial_ends.lock_searches_of(s, wanted)
+    found = {job.id: job for job in read_jobs(s, _LOCKED, {"jobs": wanted})}
+    for each in wanted:
+        if each not in found:
+            raise NotFound("job", each)
+    return found, searches
 
 
 def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: datetime) -> None:
     """Puts jobs into the state of their verdicts, and lets follow what follows."""
     again: dict[int, float] = {}
     without: dict[JobKind, list[Ended]] = {}
-    changes: list[dict[str, Any]] = []
     for each in ended:
         job, verdict = each.job, each.verdict
         if verdict.state in OPEN:
@@ -33,33 +48,25 @@ def end(s: Session, searches: dict[int, Search], ended: Sequence[Ended], time: d
                 again[job.trial_id] = verdict.seconds
         elif verdict.state is not State.SUCCEEDED:
             without.setdefault(JobKind(job.kind), []).append(each)
-        changes.append({"id": job.id, **_changes(each, time)})
-    update_all(s, Job, changes)
-    for each, change in zip(ended, changes, strict=True):
-        for name in _CHANGED:
-            set_committed_value(each.job, name, change[name])
-    s.flush()
+    update_all(s, Job, [_changes(each, time) for each in ended], {"leased_until": None})
     for kind, some in without.items():
         outcomes.abandon(s, searches, kind, some)
     trial_ends.requeue(s, again)
-    announce(s, [each.job for each in ended])
-    s.flush()
+    for each in ended:
+        announce(s, [each.job], each.verdict.state, each.verdict.reason)
 
 
 def _changes(ended: Ended, time: datetime) -> dict[str, Any]:
     job, verdict = ended.job, ended.verdict
     waits = verdict.state in OPEN
-    failure = verdict.failure
-    if failure is Failure.DRAINED:
-        failure = None if job.failure is None else Failure(job.failure)  # no failure: the one before it stays known
-    changed = (
-        verdict.state.value,
-        verdict.reason,
-        failure,
-        None,
-        time + timedelta(seconds=verdict.delay_s) if waits and verdict.delay_s else None,
-        verdict.memory_mb or job.needs_memory_mb,
-        job.ended_at if waits else time,
-        job.result if ended.result is None else ended.result,
-    )
-    return dict(zip(_CHANGED, changed, strict=True))
+    return {
+        "id": job.id,
+        "state": verdict.state.value,
+        "reason": verdict.reason,
+        # No failure: the one before it stays known.
+        "failure": job.failure if verdict.failure is Failure.DRAINED else verdict.failure,
+        "not_before": time + timedelta(seconds=verdict.delay_s) if waits and verdict.delay_s else None,
+        "needs_memory_mb": verdict.memory_mb or job.needs_memory_mb,
+        "ended_at": None if waits else time,
+        "result": ended.result,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -12,6 +12,7 @@ from service.core.errors import NotFound
 from service.core.failures import Failure
 from service.core.states import DEAD, State
 from service.db import events
+from service.db.job_rows import JobRow
 from service.db.paging import checked_id, slice_of
 from service.db.rows import chunks
 from service.db.tables import Job, Study
@@ -42,7 +43,7 @@ def enqueue_all(s: Session, kind: JobKind, refs: Sequence[Mapping[str, Any]]) ->
     made = [Job(**{"kind": kind, "priority": PRIORITIES[kind], "payload": {}, **each}) for each in refs]
     s.add_all(made)
     s.flush()
-    announce(s, made)
+    announce(s, made, State.QUEUED)
     return made
 
 
@@ -59,13 +60,11 @@ def enqueue_trials(s: Session, refs: Sequence[Mapping[str, Any]]) -> None:
         s.execute(insert(Job), [{**given, **each} for each in refs])
 
 
-def announce(s: Session, jobs: Sequence[Job], state: State | None = None) -> None:
-    """An event for each job that came into its present state, or into ``state``, for which there is no reason but
-    that its time came. Those of trials speak through their trials."""
+def announce(s: Session, jobs: Iterable[Job | JobRow], state: State, reason: str = "") -> None:
+    """An event for each job that came into this state. Those of trials speak through their trials."""
     for job in jobs:
         if job.trial_id is None:
-            told = (job.state, job.reason) if state is None else (state.value, "")
-            body = {"job": job.id, "kind": job.kind, "state": told[0], "reason": told[1]}
+            body = {"job": job.id, "kind": job.kind, "state": state.value, "reason": reason}
             events.emit(s, "job.state", job.study_id, job.search_id, body)
 
 

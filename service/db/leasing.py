@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, exists, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from service.core.failures import Failure
 from service.core.metrics import Circumstances, Scope, metric
@@ -18,97 +19,90 @@ from service.core.states import SearchState, State
 from service.db import evaluators, ledger, outcomes, payloads, subjects, trial_ends, workers
 from service.db import replays as replaying
 from service.db.job_ends import end
+from service.db.job_rows import JOBS, SELECT_JOBS, TRIALS, JobRow, read_jobs
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
-from service.db.rows import table_of, update_all
-from service.db.tables import Job, Search, Trial, Worker, now
+from service.db.rows import among, update_all
+from service.db.tables import Job, Search, Worker, now
 from service.wire.jobs import JobKind, Lease, LeaseIn
-
-_TRIALS = table_of(Trial)
 
 
 def _list(name: str) -> BindParameter[Any]:
     return bindparam(name, expanding=True)
 
 
-def _served(column: InstrumentedAttribute[str | None], there: str) -> ColumnElement[bool]:
+def _served(column: ColumnElement[str | None], there: str) -> ColumnElement[bool]:
     """A job that needs nothing, or what is there."""
     return or_(column.is_(None), column.in_(_list(there)))
 
 
-def _waiting(*wanted: ColumnElement[bool]) -> Select[Job]:
+def _waiting(read: Select[*tuple[Any, ...]], *wanted: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     """Jobs that wait, in the order in which they are due."""
-    paused = exists().where(Search.id == Job.search_id, Search.state == SearchState.PAUSED)
+    paused = exists().where(Search.id == JOBS.c.search_id, Search.state == SearchState.PAUSED)
+    due = or_(JOBS.c.not_before.is_(None), JOBS.c.not_before <= bindparam("time"))
     return (
-        select(Job)
-        .where(Job.state == State.QUEUED, *wanted, ~paused)
-        .where(or_(Job.not_before.is_(None), Job.not_before <= bindparam("time")), Job.id.not_in(_list("passed")))
-        .order_by(Job.priority, Job.turn, Job.id)
+        read.where(JOBS.c.state == State.QUEUED, *wanted, ~paused, due, ~among(JOBS.c.id, "passed"))
+        .order_by(JOBS.c.priority, JOBS.c.turn, JOBS.c.id)
         .limit(bindparam("count"))
     )
 
 
-def _locked(waiting: Select[Job]) -> Select[Job]:
-    """The same jobs, locked; on PostgreSQL those that another transaction holds are passed over."""
-    locked = waiting.with_for_update(key_share=True, skip_locked=True, of=Job)
-    return locked.execution_options(populate_existing=True)
+def _locked(*wanted: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Jobs that wait, locked; on PostgreSQL those that another transaction holds are passed over."""
+    return _waiting(SELECT_JOBS, *wanted).with_for_update(key_share=True, skip_locked=True, of=JOBS)
 
 
 _RUNS = (
-    Job.kind.in_(_list("kinds")),
-    Job.kind != JobKind.IMPORT,
-    _served(Job.needs_dataset, "datasets"),
-    _served(Job.needs_evaluator, "evaluators"),
-    _served(Job.needs_device, "devices"),
-    _served(Job.needs_device_type, "device_types"),
-    or_(Job.needs_memory_mb.is_(None), Job.needs_memory_mb <= bindparam("memory_mb")),
+    JOBS.c.kind.in_(_list("kinds")),
+    JOBS.c.kind != JobKind.IMPORT,
+    _served(JOBS.c.needs_dataset, "datasets"),
+    _served(JOBS.c.needs_evaluator, "evaluators"),
+    _served(JOBS.c.needs_device, "devices"),
+    _served(JOBS.c.needs_device_type, "device_types"),
+    or_(JOBS.c.needs_memory_mb.is_(None), JOBS.c.needs_memory_mb <= bindparam("memory_mb")),
 )
 # Made once: to put such a statement together takes longer than to run it.
-_RUNNABLE = _locked(_waiting(*_RUNS))
+_RUNNABLE = _locked(*_RUNS)
 # Scores of untrained networks are for workers: a pipeline is asked for what it alone can measure.
 _OF_SEARCH = _locked(
-    _waiting(Job.search_id == bindparam("search"), Job.trial_id.is_not(None), Job.kind != JobKind.SCORE)
+    JOBS.c.search_id == bindparam("search"), JOBS.c.trial_id.is_not(None), JOBS.c.kind != JobKind.SCORE
 )
-_NEXT = _waiting(*_RUNS).with_only_columns(Job.priority, Job.turn)
-_OF_PRIORITY = _locked(_waiting(*_RUNS, Job.priority == bindparam("priority")))
+_NEXT = _waiting(select(JOBS.c.priority, JOBS.c.turn), *_RUNS)
+_OF_PRIORITY = _locked(*_RUNS, JOBS.c.priority == bindparam("priority"))
 _LOADED = _locked(
-    _waiting(
-        *_RUNS,
-        Job.priority == bindparam("priority"),
-        Job.turn <= bindparam("latest"),
-        Job.needs_weights.in_(_list("weights")),
-    )
+    *_RUNS,
+    JOBS.c.priority == bindparam("priority"),
+    JOBS.c.turn <= bindparam("latest"),
+    JOBS.c.needs_weights.in_(_list("weights")),
 )
 _AHEAD_S = 60.0
 """Jobs whose super-network a worker has loaded go before others whose turn is at most so much earlier: to load another
 one takes seconds, and a search must not wait for ever for a worker that never runs out of its favourite."""
 
 
-def _due(s: Session, given: Mapping[str, Any]) -> Sequence[Job]:
+def _due(s: Session, given: Mapping[str, Any]) -> list[JobRow]:
     """The jobs for workers that ask for the same: in the order of their turns, but those of super-networks that they
     have loaded first."""
     if "weights" not in given:
-        return s.scalars(_OF_SEARCH if "search" in given else _RUNNABLE, given).all()
-    found: list[Job] = []
+        return read_jobs(s, _OF_SEARCH if "search" in given else _RUNNABLE, given)
+    found: list[JobRow] = []
     while left := given["count"] - len(found):
         here: Mapping[str, Any] = {**given, "passed": [*given["passed"], *(job.id for job in found)], "count": left}
         next_ = s.execute(_NEXT, {**here, "count": 1}).one_or_none()
         if next_ is None:
             break
         of_priority = {**here, "priority": next_.priority}
-        loaded = s.scalars(_LOADED, {**of_priority, "latest": next_.turn + _AHEAD_S}).all()
+        loaded = read_jobs(s, _LOADED, {**of_priority, "latest": next_.turn + _AHEAD_S})
         passed = [*here["passed"], *(job.id for job in loaded)]
         others = {**of_priority, "passed": passed, "count": left - len(loaded)}
-        some = [*loaded, *(s.scalars(_OF_PRIORITY, others).all() if others["count"] else ())]
+        some = [*loaded, *(read_jobs(s, _OF_PRIORITY, others) if others["count"] else ())]
         if not some:
             break  # others hold them at this moment
         found += some
     return found
 
 
-_LEASE_TRIALS = (
-    update(_TRIALS).where(_TRIALS.c.id.in_(bindparam("trials", expanding=True))).values(state=State.LEASED.value)
-)
+_LEASE_TRIALS = update(TRIALS).where(among(TRIALS.c.id, "trials")).values(state=State.LEASED.value)
 
 LEASE_S = 30.0
 _EVALUATIONS = frozenset({JobKind.EVALUATE, JobKind.REPLAY, JobKind.SCORE})
@@ -123,21 +117,20 @@ class _Askers:
     device: str
     parameters: Mapping[str, Any]
     workers: list[tuple[str, int]]
-    taken: list[Job] = field(default_factory=list)
+    taken: list[JobRow] = field(default_factory=list)
 
     @property
     def wanted(self) -> int:
         """How many jobs more."""
         return sum(count for _, count in self.workers) - len(self.taken)
 
-    def shares(self) -> list[list[Job]]:
+    def shares(self) -> list[list[JobRow]]:
         """Per worker its jobs: each has one before any has two."""
-        counts = [0] * len(self.workers)
-        for _ in self.taken:
-            open_ = (index for index, (_, most) in enumerate(self.workers) if counts[index] < most)
-            counts[min(open_, key=lambda index: counts[index])] += 1
+        rounds = range(max(most for _, most in self.workers))
+        turns = (index for turn in rounds for index, (_, most) in enumerate(self.workers) if turn < most)
+        counts = Counter(islice(turns, len(self.taken)))
         jobs = iter(self.taken)
-        return [list(islice(jobs, count)) for count in counts]
+        return [list(islice(jobs, counts[index])) for index in range(len(self.workers))]
 
 
 def lease(
@@ -196,18 +189,18 @@ def _lease(
     measured: dict[int, tuple[subjects.Subject, set[str]]] = {}
     asking = list(groups)
     for _ in range(_ROUNDS):
-        found: list[tuple[_Askers, Sequence[Job]]] = []
+        found: list[tuple[_Askers, list[JobRow]]] = []
         for each in asking:
-            given = {**each.parameters, "time": time, "passed": sorted(passed), "count": each.wanted}
-            jobs = _due(s, given)
+            jobs = _due(s, {**each.parameters, "time": time, "passed": passed, "count": each.wanted})
             passed.update(job.id for job in jobs)
             found.append((each, jobs))
         known: dict[int, _Answer] = {}
         for each, jobs in found:
             known.update(_known(s, jobs, each.device, max_age_s))
-        complete = {job for job, (subject, answer) in known.items() if set(subject.wanted) <= _given(subject, answer)}
+        rest = {job: (subject, _given(subject, answer)) for job, (subject, answer) in known.items()}
+        complete = {job for job, (subject, given) in rest.items() if given.issuperset(subject.wanted)}
         _reuse(s, [known[job] for job in sorted(complete)], time)
-        measured.update({job: (known[job][0], _given(*known[job])) for job in known if job not in complete})
+        measured.update({job: each for job, each in rest.items() if job not in complete})
         for each, jobs in found:
             each.taken += [job for job in jobs if job.id not in complete]
         # Who got what the ledger answered looks for more.
@@ -227,7 +220,7 @@ def _lease(
 _Answer = tuple[subjects.Subject, dict[str, ledger.Known]]
 
 
-def _known(s: Session, found: Sequence[Job], device: str, max_age_s: float) -> dict[int, _Answer]:
+def _known(s: Session, found: Sequence[JobRow], device: str, max_age_s: float) -> dict[int, _Answer]:
     """Per job of a trial what the ledger knows of its metrics."""
     evaluations = [job for job in found if job.trial_id is not None and job.kind in _EVALUATIONS]
     if not evaluations:
@@ -266,13 +259,12 @@ def _reuse(s: Session, reused: Sequence[_Answer], time: datetime) -> None:
     if not free:
         return
     outcomes.finish_reused(s, searches, free)
-    for subject, _ in free:
-        job = subject.job
-        job.state, job.reason, job.ended_at = State.SUCCEEDED, "answered from the ledger", time
+    ended = {"state": State.SUCCEEDED.value, "reason": "answered from the ledger", "ended_at": time}
+    update_all(s, Job, [{"id": subject.job.id} for subject, _ in free], ended)
 
 
 def _hand_out(
-    s: Session, taken: Sequence[tuple[str, Job]], measured: payloads.Measured, lease_s: float, time: datetime
+    s: Session, taken: Sequence[tuple[str, JobRow]], measured: payloads.Measured, lease_s: float, time: datetime
 ) -> dict[int, Lease]:
     """Job id → lease, for pairs of worker and job; without the jobs of which no payload can be made."""
     if not taken:
@@ -281,22 +273,18 @@ def _hand_out(
     _refuse_broken(s, [job for _, job in taken if job.id in broken], broken, time)
     sound = [(worker, job) for worker, job in taken if job.id not in broken]
     until = time + timedelta(seconds=lease_s)
-    changes = [
-        {
-            "id": job.id,
-            "state": State.LEASED.value,
-            "reason": "",
-            "token": job.token + 1,
-            "attempts": job.attempts + 1,
-            "worker": worker,
-            "lease_s": lease_s,
-            "leased_until": until,
-            "leased_at": time,
-            "progress": {},
-        }
-        for worker, job in sound
-    ]
-    update_all(s, Job, changes)
+    leased = {
+        "state": State.LEASED.value,
+        "reason": "",
+        "token": 1,
+        "attempts": 1,
+        "lease_s": lease_s,
+        "leased_until": until,
+        "leased_at": time,
+        "progress": {},
+    }
+    changes = [{"id": job.id, "worker": worker} for worker, job in sound]
+    update_all(s, Job, changes, leased, added=("token", "attempts"))
     s.execute(_LEASE_TRIALS, {"trials": [job.trial_id for _, job in sound if job.trial_id is not None]})
     announce(s, [job for _, job in sound], State.LEASED)
     return {
@@ -314,7 +302,7 @@ def _hand_out(
     }
 
 
-def _refuse_broken(s: Session, jobs: Sequence[Job], errors: Mapping[int, Exception], time: datetime) -> None:
+def _refuse_broken(s: Session, jobs: Sequence[JobRow], errors: Mapping[int, Exception], time: datetime) -> None:
     """Ends jobs that nobody could run. Where another transaction holds the search that waits for the next lease."""
     searches = trial_ends.lock_searches(
         s, {job.search_id for job in jobs if job.search_id is not None}, skip_locked=True

@@ -19,7 +19,7 @@ from service.core.errors import Invalid
 from service.core.metrics import Circumstances, Scope, context_digest, metric
 from service.db import ending, fronts
 from service.db.attempts import Place, Row, insert
-from service.db.rows import chunks, insert_new, table_of
+from service.db.rows import among, chunks, insert_new, table_of
 from service.db.tables import Context, Measurement, now
 from service.wire.base import Json, Metrics
 
@@ -108,7 +108,7 @@ def record_all(s: Session, entries: Sequence[Entry]) -> list[list[int]]:
             if not math.isfinite(value):
                 raise Invalid(f"metrics.{name}", f"must be a finite number, is {value}")
     contexts = _Contexts()
-    digests = [{name: contexts.digest(entry.circumstances, name) for name in entry.values} for entry in entries]
+    digests = [contexts.digests(entry.circumstances, tuple(entry.values)) for entry in entries]
     insert_new(s, Context, [{"digest": each, "body": contexts.bodies[each]} for each in sorted(contexts.bodies)])
     rows = [row for entry, named in zip(entries, digests, strict=True) for row in _rows(entry, named)]
     ids = iter(insert(s, rows))
@@ -137,7 +137,7 @@ def known(s: Session, questions: Sequence[Question], max_age_s: float = LATENCY_
     metrics, digests = sorted({p[1] for p in every}), sorted({p[2] for p in every})
     for some in chunks(sorted({place[0] for place in every})):
         wanted = {"architectures": some, "metrics": metrics, "digests": digests}
-        for architecture, name, digest, measurement, value, at in s.execute(_KNOWN, wanted):
+        for architecture, name, digest, measurement, value, at in s.execute(_KNOWN, wanted).all():
             place = (architecture, name, digest)
             if metric(name).scope is Scope.DEVICE:
                 found.setdefault(place, []).append((at, Known(measurement, value)))
@@ -195,17 +195,17 @@ class _Contexts:
 
     def __init__(self) -> None:
         self.bodies: dict[str, Json] = {}
-        self._digests: dict[tuple[int, str], tuple[str, Circumstances]] = {}
+        self._digests: dict[tuple[int, tuple[str, ...]], tuple[Mapping[str, str], Circumstances]] = {}
 
-    def digest(self, circumstances: Circumstances, name: str) -> str:
-        """The digest of a metric's context."""
+    def digests(self, circumstances: Circumstances, names: tuple[str, ...]) -> Mapping[str, str]:
+        """Metric → digest of its context."""
         # By identity, since options cannot be hashed. The object is kept: its id stays its own.
-        place = (id(circumstances), name)
+        place = (id(circumstances), names)
         if place not in self._digests:
-            context = context_of(circumstances, name)
-            digest = context_digest(context)
-            self.bodies[digest] = context
-            self._digests[place] = (digest, circumstances)
+            contexts = {name: context_of(circumstances, name) for name in names}
+            digests = {name: context_digest(context) for name, context in contexts.items()}
+            self.bodies.update({digests[name]: context for name, context in contexts.items()})
+            self._digests[place] = (digests, circumstances)
         return self._digests[place][0]
 
 
@@ -214,7 +214,7 @@ _PLACE = tuple(_MEASUREMENTS.c[name] for name in ("architecture_id", "metric", "
 _KNOWN = (
     select(*_PLACE, *(_MEASUREMENTS.c[name] for name in ("id", "value", "created_at")))
     .where(
-        _MEASUREMENTS.c.architecture_id.in_(bindparam("architectures", expanding=True)),
+        among(_MEASUREMENTS.c.architecture_id, "architectures"),
         _MEASUREMENTS.c.metric.in_(bindparam("metrics", expanding=True)),
         _MEASUREMENTS.c.context_digest.in_(bindparam("digests", expanding=True)),
     )
@@ -241,12 +241,9 @@ def _rows(entry: Entry, digests: Mapping[str, str]) -> list[Row]:
 
 def _places(question: Question, contexts: _Contexts) -> dict[str, Place]:
     result = {}
-    for name in question.metrics:
+    for name, digest in contexts.digests(question.circumstances, question.metrics).items():
         scope = metric(name).scope
-        if scope is Scope.ANALYTIC:
-            continue
-        digest = contexts.digest(question.circumstances, name)
-        if scope is Scope.DEVICE and contexts.bodies[digest]["device"] is None:
-            continue
-        result[name] = (question.architecture_id, name, digest)
+        known_device = scope is not Scope.DEVICE or contexts.bodies[digest]["device"] is not None
+        if scope is not Scope.ANALYTIC and known_device:
+            result[name] = (question.architecture_id, name, digest)
     return result

@@ -16,7 +16,8 @@ from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import State
 from service.db import artifacts, evaluators, events, ledger, proxies, subjects, supernets, trial_ends, undefined
-from service.db.tables import Job, Predictor, Search, Supernet, now
+from service.db.job_rows import JobRow
+from service.db.tables import Predictor, Search, Supernet, now
 from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
 from service.wire.payloads import EvaluateResult, FitResult, ReplayResult, ScoreResult, TrainSupernetResult
@@ -31,7 +32,7 @@ class Report:
     Latencies that were not older than ``latency_age_s`` when the job was leased were not asked for.
     """
 
-    job: Job
+    job: JobRow
     token: int
     result: Json
     seconds: float
@@ -62,7 +63,7 @@ class Verdict:
 class Ended:
     """A job that ended or comes back. ``result`` is kept with it if there is one."""
 
-    job: Job
+    job: JobRow
     verdict: Verdict
     result: Json | None = None
 
@@ -131,18 +132,16 @@ def _evaluated(s: Session, searches: Searches, reports: Sequence[Report]) -> lis
         owners.append(index)
     ledger.record_all(s, entries)
     # A lease asks for what is not known yet, so the rest of a trial's metrics is in the ledger.
-    questions = [
-        ledger.Question(
-            e.architecture_id,
-            tuple(n for n in about[reports[i].job.id].wanted if n not in e.values),
-            e.circumstances,
-            reports[i].since(),
-        )
-        for i, e in zip(owners, entries, strict=True)
-    ]
+    questions = {}
+    for index, entry in zip(owners, entries, strict=True):
+        report = reports[index]
+        rest = tuple(n for n in about[report.job.id].wanted if n not in entry.values)
+        if rest:
+            questions[index] = ledger.Question(entry.architecture_id, rest, entry.circumstances, report.since())
+    answers = dict(zip(questions, ledger.known(s, list(questions.values())), strict=True))
     ends, links = [], []
-    for index, entry, known in zip(owners, entries, ledger.known(s, questions), strict=True):
-        report, subject = reports[index], about[reports[index].job.id]
+    for index, entry in zip(owners, entries, strict=True):
+        report, subject, known = reports[index], about[reports[index].job.id], answers.get(index, {})
         if not report.current:
             continue
         values = {**{name: each.value for name, each in known.items()}, **entry.values}
@@ -234,7 +233,7 @@ def _untrained(s: Session, searches: Searches, ended: Sequence[Ended]) -> None:
         supernets.ended(s, supernet)
 
 
-def _supernets(s: Session, jobs: Sequence[Job]) -> dict[int, Supernet]:
+def _supernets(s: Session, jobs: Sequence[JobRow]) -> dict[int, Supernet]:
     wanted = {job.supernet_id for job in jobs}
     found = {each.id: each for each in s.scalars(select(Supernet).where(Supernet.id.in_(wanted)))}
     return {job.id: found[job.supernet_id] for job in jobs if job.supernet_id is not None}
@@ -276,7 +275,7 @@ def _tell_predictor(s: Session, predictor: Predictor) -> None:
     events.emit(s, "predictor.ready", predictor.study_id, predictor.search_id, body)
 
 
-def _predictors(s: Session, jobs: Sequence[Job]) -> dict[int, Predictor]:
+def _predictors(s: Session, jobs: Sequence[JobRow]) -> dict[int, Predictor]:
     wanted = {job.predictor_id for job in jobs}
     found = {each.id: each for each in s.scalars(select(Predictor).where(Predictor.id.in_(wanted)))}
     return {job.id: found[job.predictor_id] for job in jobs if job.predictor_id is not None}

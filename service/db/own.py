@@ -16,6 +16,7 @@ from service.core.failures import Failure
 from service.core.metrics import Scope, metric
 from service.core.states import SearchState, State
 from service.db import devices, evaluators, leasing, ledger, queue, searches, subjects, trials, workers
+from service.db.job_rows import JOBS, SELECT_JOBS, JobRow, read_jobs
 from service.db.paging import checked_id
 from service.db.tables import Job, Trial, now
 from service.wire.base import Json, Metrics
@@ -139,13 +140,13 @@ def _suggested(lease: Lease, trial: TrialOut) -> SuggestedTrial:
     )
 
 
-def _job(s: Session, trial_id: int, token: int) -> Job:
+def _job(s: Session, trial_id: int, token: int) -> JobRow:
     """The job behind a trial. It is not locked: the queue locks in its own order, and looks at the token again."""
     trial = s.get(Trial, checked_id(trial_id, "trial"), populate_existing=True)
     if trial is None:
         raise NotFound("trial", trial_id)
-    query = select(Job).where(Job.trial_id == trial.id).order_by(Job.id.desc()).limit(1)
-    job = s.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    newest = SELECT_JOBS.where(JOBS.c.trial_id == trial.id).order_by(JOBS.c.id.desc()).limit(1)
+    job = next(iter(read_jobs(s, newest)), None)
     if job is None or job.token == 0:
         raise Conflict(f"trial {trial_id} is {trial.state}: it was never handed out")
     if token > job.token:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.core.errors import Conflict, FrontierError
 from service.core.metrics import Scope, metric
 from service.db import predictors, proxies, replays, subjects
-from service.db.architectures import unpack
+from service.db.job_rows import JobRow
 from service.db.tables import Architecture, Job, Predictor, Space, Study, Supernet
 from service.wire.base import Json, Wire
 from service.wire.jobs import JobKind
@@ -31,17 +31,12 @@ Measured = Mapping[int, tuple[subjects.Subject, Collection[str]]]
 """Evaluations of trials by job id: what they are about, and the metrics that need not be measured."""
 
 
-def materialise(s: Session, job: Job) -> Json:
-    """The payload of one job."""
-    return _PAYLOADS[JobKind(job.kind)](s, [job], {})[job.id].model_dump(mode="json")
-
-
 def materialise_all(
-    s: Session, jobs: Sequence[Job], measured: Measured
+    s: Session, jobs: Sequence[JobRow], measured: Measured
 ) -> tuple[dict[int, Json], dict[int, FrontierError | ValidationError]]:
     """Job id → payload, and job id → error for jobs of which none can be made: one of those must not hold up the
     queue."""
-    by_kind: dict[JobKind, list[Job]] = {}
+    by_kind: dict[JobKind, list[JobRow]] = {}
     for job in jobs:
         by_kind.setdefault(JobKind(job.kind), []).append(job)
     bodies: dict[int, Wire] = {}
@@ -58,13 +53,15 @@ def materialise_all(
     return {job: body.model_dump(mode="json") for job, body in bodies.items()}, broken
 
 
-def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _evaluate(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     about = {job: subject for job, (subject, _) in measured.items()}
     about.update(subjects.read(s, [job for job in jobs if job.id not in about]))
     given = {job: names for job, (_, names) in measured.items()}
+    spaces = {each.space.id: each.space for each in about.values()}
+    specs = {number: _spec(space) for number, space in spaces.items()}
     return {
         job.id: EvaluatePayload(
-            space=_spec(each.space),
+            space=specs[each.space.id],
             genes=_row(each.genes),
             dataset=each.study.task["dataset"],
             dataset_digest=each.study.task["digest"],
@@ -79,7 +76,7 @@ def _evaluate(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[in
     }
 
 
-def _replay(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _replay(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     about = {job: subject for job, (subject, _) in measured.items()}
     about.update(subjects.read(s, [job for job in jobs if job.id not in about]))
     for job in jobs:
@@ -106,7 +103,7 @@ def _replay(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int,
     return result
 
 
-def _train(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _train(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     query = select(Job.id, Supernet, Space).join(Supernet, Supernet.id == Job.supernet_id)
     query = query.join(Space, Space.id == Supernet.space_id).where(Job.id.in_([job.id for job in jobs]))
     return {
@@ -121,7 +118,7 @@ def _train(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, 
     }
 
 
-def _fit(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _fit(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     result = {}
     # Each fit reads its own history: one query for each.
     for job, predictor, space in _of_predictors(s, jobs):
@@ -139,7 +136,7 @@ def _fit(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wi
     return result
 
 
-def _predict(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _predict(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     result = {}
     for job, predictor, space in _of_predictors(s, jobs):
         genes, targets, scores = predictors.audit_rows(s, predictor, job.payload["search"])
@@ -155,7 +152,7 @@ def _predict(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int
     return result
 
 
-def _score(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _score(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     spaces_of = _studies(s, jobs)
     wanted = {each for job in jobs for each in job.payload["architectures"]}
     stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}
@@ -177,7 +174,7 @@ def _score(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, 
     return result
 
 
-def _export(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _export(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     of_study = _studies(s, jobs)
     wanted = {job.architecture_id for job in jobs}
     stored = {each.id: each for each in s.scalars(select(Architecture).where(Architecture.id.in_(wanted)))}
@@ -197,11 +194,11 @@ def _export(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int,
     return result
 
 
-def _none(s: Session, jobs: Sequence[Job], measured: Measured) -> Mapping[int, Wire]:
+def _none(s: Session, jobs: Sequence[JobRow], measured: Measured) -> Mapping[int, Wire]:
     raise Conflict(f"jobs of kind {jobs[0].kind} are not for workers")
 
 
-_PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping[int, Wire]]] = {
+_PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[JobRow], Measured], Mapping[int, Wire]]] = {
     JobKind.EVALUATE: _evaluate,
     JobKind.TRAIN_SUPERNET: _train,
     JobKind.FIT: _fit,
@@ -213,7 +210,7 @@ _PAYLOADS: Mapping[JobKind, Callable[[Session, Sequence[Job], Measured], Mapping
 }
 
 
-def _of_predictors(s: Session, jobs: Sequence[Job]) -> list[tuple[Job, Predictor, Space]]:
+def _of_predictors(s: Session, jobs: Sequence[JobRow]) -> list[tuple[JobRow, Predictor, Space]]:
     query = (
         select(Job.id, Predictor, Space)
         .join(Predictor, Predictor.id == Job.predictor_id)
@@ -226,7 +223,7 @@ def _of_predictors(s: Session, jobs: Sequence[Job]) -> list[tuple[Job, Predictor
     return [(by_id[job], predictor, space) for job, predictor, space in s.execute(query)]
 
 
-def _studies(s: Session, jobs: Sequence[Job]) -> dict[int, tuple[Study, Space, str | None]]:
+def _studies(s: Session, jobs: Sequence[JobRow]) -> dict[int, tuple[Study, Space, str | None]]:
     query = (
         select(Job.id, Study, Space, Supernet.weights)
         .join(Study, Study.id == Job.study_id)
@@ -242,5 +239,4 @@ def _spec(space: Space) -> SpaceSpec:
 
 
 def _row(stored: bytes) -> list[int]:
-    genes: list[int] = unpack([stored], len(stored))[0].tolist()
-    return genes
+    return list(stored)  # int8, and none is negative

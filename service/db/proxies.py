@@ -23,6 +23,7 @@ from service.core.objectives import ANALYTIC
 from service.core.scoring import AGGREGATES, LARGEST_POOL, Scoring, columns, scorable
 from service.core.states import OPEN
 from service.db import architectures, jobs, ledger, pools, replays, spaces, studies, undefined, workers
+from service.db.job_rows import JobRow
 from service.db.rows import chunks
 from service.db.tables import Job, Measurement, Study
 from service.wire.base import Json
@@ -99,7 +100,7 @@ def circumstances_of(study: Study, seed: int, scoring: Scoring) -> Circumstances
 
 
 def entries(
-    s: Session, job: Job, token: int, worker: str, result: ScoreResult
+    s: Session, job: JobRow, token: int, worker: str, result: ScoreResult
 ) -> tuple[list[ledger.Entry], list[undefined.Entry]]:
     """What a job's result says, for the ledger. `Invalid` if it is not about the architectures that were asked."""
     ids, asked = job.payload["architectures"], set(job.payload["proxies"])

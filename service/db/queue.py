@@ -7,22 +7,22 @@ dead letter: it stays with its reason and traceback, to be tried again by hand (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service.core.errors import Invalid, NotFound, Stale
+from service.core.errors import Invalid, Stale
 from service.core.failures import Failure, retry_in_s
 from service.core.states import State
-from service.db import ledger, outcomes, trial_ends, workers
-from service.db.job_ends import end
-from service.db.jobs import counts, enqueue, enqueue_all, get, page, row, views
+from service.db import ledger, outcomes, workers
+from service.db.job_ends import end, lock
+from service.db.job_rows import JOBS, JobRow
+from service.db.jobs import counts, enqueue, enqueue_all, get, page, row
 from service.db.leasing import LEASE_S, lease
 from service.db.outcomes import Ended, Report, Verdict
-from service.db.paging import checked_id
-from service.db.tables import Counter, Job, Search, now
+from service.db.tables import Counter, Job, now
 from service.wire.jobs import (
     CompleteBatch,
     Completed,
@@ -84,7 +84,7 @@ def complete(
     for body in bodies:
         for given in body.results:
             once.setdefault((given.job, given.token, body.worker), given)
-    found, searches = _lock(s, {job for job, *_ in once})
+    found, searches = lock(s, {job for job, *_ in once})
     answers: dict[tuple[int, int, str], Completed] = {}
     reports: dict[JobKind, list[Report]] = {}
     for (job_id, token, worker), given in once.items():
@@ -92,7 +92,8 @@ def complete(
         newest = (job.token, job.worker) == (token, worker)
         current = newest and job.state == State.LEASED
         repeated = newest and not current and job.result is not None
-        answers[job_id, token, worker] = Completed(job=job_id, accepted=current or repeated, state=State(job.state))
+        if not current:
+            answers[job_id, token, worker] = Completed(job=job_id, accepted=repeated, state=State(job.state))
         if not repeated:
             report = Report(job, token, given.result, given.seconds, worker, current, max_age_s)
             reports.setdefault(JobKind(job.kind), []).append(report)
@@ -123,7 +124,7 @@ def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Compl
     """
     if body.state not in _FAILURES:
         raise Invalid("state", f"must be one of {', '.join(_FAILURES)}, is {body.state}")
-    found, searches = _lock(s, {job_id})
+    found, searches = lock(s, {job_id})
     job = found[job_id]
     # What was told waits again, or has ended as it was told; a lease that ran out came back for another reason.
     told = job.state == body.state or (job.state == State.QUEUED and job.reason == body.reason)
@@ -131,9 +132,10 @@ def fail(s: Session, job_id: int, body: FailIn, *, final: bool = False) -> Compl
         return Completed(job=job_id, accepted=True, state=State(job.state))
     if job.state != State.LEASED or job.token != body.token:
         raise Stale(f"job {job_id} is {job.state} with token {job.token}: lease {body.token} is over")
-    job.traceback = body.traceback or job.traceback
-    if body.failure is Failure.DRAINED:
-        job.attempts -= 1
+    attempts = job.attempts - (body.failure is Failure.DRAINED)
+    told_too = update(JOBS).where(JOBS.c.id == job_id)
+    s.execute(told_too.values(attempts=attempts, traceback=body.traceback or JOBS.c.traceback))
+    job = job._replace(attempts=attempts)
     verdict = Verdict(body.state, body.reason, body.seconds, body.failure)
     if body.state is State.QUEUED or (body.state is State.FAILED and not final):
         verdict = _after(s, job, body.failure, State.FAILED, body.reason, body.seconds)
@@ -152,7 +154,7 @@ def expire(s: Session, time: datetime | None = None) -> int:
     candidates = s.scalars(query).all()
     if not candidates:
         return 0
-    found, searches = _lock(s, candidates)
+    found, searches = lock(s, candidates)
     # A heartbeat may have come between the look and the lock.
     over = [j for j in found.values() if j.state == State.LEASED and j.leased_until and j.leased_until < time]
     lost = [
@@ -169,14 +171,13 @@ def expire(s: Session, time: datetime | None = None) -> int:
 
 def cancel(s: Session, job_id: int) -> JobOut:
     """Cancels a job: at once while it waits, with the next heartbeat while it is at work. An ended job stays."""
-    found, searches = _lock(s, {job_id})
+    found, searches = lock(s, {job_id})
     job = found[job_id]
     if job.state == State.LEASED:
-        job.cancelled = True
+        s.execute(update(JOBS).where(JOBS.c.id == job_id).values(cancelled=True))
     elif job.state == State.QUEUED:
         end(s, searches, [Ended(job, Verdict(State.CANCELLED, "cancelled while it waited"))], now())
-    s.flush()
-    return views(s, [job])[0]
+    return get(s, job_id)
 
 
 # ---------------------------------------------------------------------- ends
@@ -184,27 +185,7 @@ def cancel(s: Session, job_id: int) -> JobOut:
 _FAILURES = (State.FAILED, State.INFEASIBLE, State.CANCELLED, State.QUEUED)
 
 
-_LOCKED = (
-    select(Job)
-    .where(Job.id.in_(bindparam("jobs", expanding=True)))
-    .order_by(Job.id)
-    .with_for_update(key_share=True)
-    .execution_options(populate_existing=True)
-)
-
-
-def _lock(s: Session, ids: Iterable[int]) -> tuple[dict[int, Job], dict[int, Search]]:
-    """The jobs and their searches, locked in the order that `trial_ends.lock_searches` states."""
-    wanted = sorted({checked_id(each, "job") for each in ids})
-    searches = trial_ends.lock_searches_of(s, wanted)
-    found = {job.id: job for job in s.scalars(_LOCKED, {"jobs": wanted})}
-    for each in wanted:
-        if each not in found:
-            raise NotFound("job", each)
-    return found, searches
-
-
-def _after(s: Session, job: Job, failure: Failure, used_up: State, reason: str, seconds: float = 0.0) -> Verdict:
+def _after(s: Session, job: JobRow, failure: Failure, used_up: State, reason: str, seconds: float = 0.0) -> Verdict:
     """What becomes of a job that failed: it waits again, unless trying again would not help."""
     if job.cancelled:
         return Verdict(State.CANCELLED, "cancelled", seconds, Failure.CANCELLED)

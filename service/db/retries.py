@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 
 from service.core.states import DEAD, OPEN, SearchState, State
 from service.db import asks, claims, failures, shares, supernets, trial_ends
-from service.db.job_ends import end
+from service.db.job_ends import end, lock
 from service.db.jobs import announce
 from service.db.outcomes import Ended, Verdict
+from service.db.rows import update_all
 from service.db.tables import Job, Predictor, Search, Supernet, Trial, now
 from service.wire.jobs import CancelledOut, JobKind, JobsIn, LeftAlone, RetriedOut
 
@@ -78,25 +79,19 @@ def cancel(s: Session, body: JobsIn) -> CancelledOut:
     Ended jobs are left alone. Raises as `failures.selected`.
     """
     found = failures.selected(s, body, sorted(OPEN))
-    plan = _locked(s, found.ids)
-    plan.left.update(dict.fromkeys(found.unknown, _UNKNOWN))
-    plan.leave((job for job in plan.jobs.values() if State(job.state) not in OPEN), "it has ended already")
-    waiting = [job for job in plan.jobs.values() if job.state == State.QUEUED]
-    stopping = [job for job in plan.jobs.values() if job.state == State.LEASED]
+    jobs, searches = lock(s, found.ids)
+    left = dict.fromkeys(found.unknown, _UNKNOWN)
+    left.update({job.id: "it has ended already" for job in jobs.values() if State(job.state) not in OPEN})
+    waiting = [job for job in jobs.values() if job.state == State.QUEUED]
+    stopping = [job for job in jobs.values() if job.state == State.LEASED]
     if not body.dry_run:
-        for job in stopping:
-            job.cancelled = True
-        s.flush()
-        end(
-            s,
-            plan.searches,
-            [Ended(job, Verdict(State.CANCELLED, "cancelled while it waited")) for job in waiting],
-            now(),
-        )
+        update_all(s, Job, [{"id": job.id} for job in stopping], {"cancelled": True})
+        cancelled = Verdict(State.CANCELLED, "cancelled while it waited")
+        end(s, searches, [Ended(job, cancelled) for job in waiting], now())
     return CancelledOut(
         cancelled=[job.id for job in waiting],
         stopping=[job.id for job in stopping],
-        left_alone=[LeftAlone(job=job, reason=reason) for job, reason in sorted(plan.left.items())],
+        left_alone=[LeftAlone(job=job, reason=reason) for job, reason in sorted(left.items())],
         next=found.next,
     )
 
@@ -236,7 +231,7 @@ def _put_back(s: Session, plan: _Plan, of_supernets: Sequence[Supernet]) -> None
         # Who had it last and was thought lost finds its lease over.
         job.token += 1
     s.flush()
-    announce(s, chosen)
+    announce(s, chosen, State.QUEUED)
 
 
 def _line_up(s: Session, searches: dict[int, Search], jobs: Sequence[Job]) -> None:

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, final
 
-from sqlalchemy import ColumnElement, FromClause, String, Table, Text, bindparam, column, func, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Dialect,
+    FromClause,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy import cast as cast_to
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from service.core.errors import Conflict
 from service.wire.base import Json, Wire
 
 Item = TypeVar("Item")
 
+_NONE: Mapping[str, Any] = {}
 CHUNK = 5000
 """Values in one IN list: SQLite takes 32,766 parameters, PostgreSQL 65,535."""
 
@@ -35,46 +54,62 @@ def table_of(entity: type[DeclarativeBase]) -> Table:
 
 
 def insert_new(
-    s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]], *returned: Any
+    s: Session,
+    table: type[DeclarativeBase],
+    rows: Sequence[Mapping[str, Any]],
+    *returned: Any,
+    shared: Mapping[str, Any] = _NONE,
 ) -> list[Any]:
     """Inserts the rows that break no unique constraint; the others stay as they are stored.
 
-    Two writers never wait for each other in a circle if both give their rows in the same order: sort them. Returns
-    the ``returned`` columns of the rows that were new, in no order.
+    Two writers never wait for each other in a circle if both give their rows in the same order: sort them. All rows
+    have the ``shared`` values too. Returns the ``returned`` columns of the rows that were new, in no order.
     """
     if not rows:
         return []
     if s.get_bind().dialect.name == "postgresql":
-        result = s.execute(_insert_given(table, tuple(rows[0]), returned, unless_there=True), _rows(rows))
-        return list(result) if returned else []
-    statement = sqlite.insert(table_of(table)).on_conflict_do_nothing()
+        statement = _insert_given(table, tuple(rows[0]), tuple(shared), returned, unless_there=True)
+        result = s.execute(statement, _given_rows(rows, shared))
+        return list(result.all()) if returned else []
+    statement, each = sqlite.insert(table_of(table)).on_conflict_do_nothing(), [{**row, **shared} for row in rows]
     if returned:
-        return list(s.execute(statement.returning(*returned), list(rows)))
-    s.execute(statement, list(rows))
+        return list(s.execute(statement.returning(*returned), each).all())
+    s.execute(statement, each)
     return []
 
 
-def insert_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows that give the same columns, in their order, in one statement."""
+def insert_all(
+    s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any] = _NONE
+) -> None:
+    """Inserts rows that give the same columns, in their order, in one statement. All have the ``shared`` values too."""
     if not rows:
         return
     if s.get_bind().dialect.name == "postgresql":
-        s.execute(_insert_given(table, tuple(rows[0]), ()), _rows(rows))
+        s.execute(_insert_given(table, tuple(rows[0]), tuple(shared), ()), _given_rows(rows, shared))
     else:
-        s.execute(insert(table_of(table)), list(rows))
+        s.execute(insert(table_of(table)), [{**row, **shared} for row in rows])
 
 
-def update_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Changes rows by their ``id``, each to its own values of the same columns, in one statement.
+def update_all(
+    s: Session,
+    table: type[DeclarativeBase],
+    rows: Sequence[Mapping[str, Any]],
+    shared: Mapping[str, Any] = _NONE,
+    added: Collection[str] = (),
+) -> None:
+    """Changes rows by their ``id``, each to its own values of the same columns and all to the ``shared`` ones, in one
+    statement. Values of ``added`` columns are added to what is there.
 
     Past the unit of work: objects of this session do not learn of it.
     """
     if not rows:
         return
+    names, added = tuple(rows[0]), tuple(added)
     if s.get_bind().dialect.name == "postgresql":
-        s.execute(_update_given(table, tuple(rows[0])), _rows(rows))
+        s.execute(_update_given(table, names, tuple(shared), added), _given_rows(rows, shared))
     else:
-        s.execute(_update_each(table, tuple(rows[0])), [{f"to_{n}": v for n, v in row.items()} for row in rows])
+        each = [{f"to_{n}": v for n, v in {**row, **shared}.items()} for row in rows]
+        s.execute(_update_each(table, (*names, *shared), added), each)
 
 
 # PostgreSQL is sent all rows as one JSON text: a list of VALUES has a parameter for every field, arrays are put
@@ -82,8 +117,8 @@ def update_all(s: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[
 # to write them.
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {"rows": _encoded(rows)}
+def _given_rows(rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rows": _encoded(rows), **{f"all_{name}": value for name, value in shared.items()}}
 
 
 def _plain(value: object) -> str:
@@ -110,28 +145,85 @@ def _given(table: type[DeclarativeBase], names: Sequence[str]) -> FromClause:
 def _insert_given(
     table: type[DeclarativeBase],
     names: tuple[str, ...],
+    shared: tuple[str, ...],
     returned: tuple[ColumnElement[Any], ...],
     *,
     unless_there: bool = False,
 ) -> Any:
-    given = _given(table, names)
-    statement = postgresql.insert(table_of(table)).from_select(names, select(*(given.c[name] for name in names)))
+    values = _values(table, names, shared)
+    statement = postgresql.insert(table_of(table)).from_select(list(values), select(*values.values()))
     if unless_there:
         statement = statement.on_conflict_do_nothing()
     return statement.returning(*returned) if returned else statement
 
 
 @lru_cache(maxsize=64)
-def _update_given(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
-    given, target = _given(table, names), table_of(table)
-    return update(target).where(target.c.id == given.c.id).values({n: given.c[n] for n in names if n != "id"})
+def _update_given(
+    table: type[DeclarativeBase], names: tuple[str, ...], shared: tuple[str, ...], added: tuple[str, ...]
+) -> Any:
+    return _update(table, _values(table, names, shared), added)
 
 
 @lru_cache(maxsize=64)
-def _update_each(table: type[DeclarativeBase], names: tuple[str, ...]) -> Any:
+def _update_each(table: type[DeclarativeBase], names: tuple[str, ...], added: tuple[str, ...]) -> Any:
+    return _update(table, {name: bindparam(f"to_{name}", type_=table_of(table).c[name].type) for name in names}, added)
+
+
+def _values(table: type[DeclarativeBase], names: tuple[str, ...], shared: tuple[str, ...]) -> dict[str, Any]:
+    """Column → its value in PostgreSQL's statements."""
+    given, columns = _given(table, names), table_of(table).c
+    same = {name: bindparam(f"all_{name}", type_=columns[name].type) for name in shared}
+    return {**{name: given.c[name] for name in names}, **same}
+
+
+def _update(table: type[DeclarativeBase], values: Mapping[str, Any], added: tuple[str, ...]) -> Any:
     target = table_of(table)
-    values: dict[str, Any] = {name: bindparam(f"to_{name}") for name in names if name != "id"}
-    return update(target).where(target.c.id == bindparam("to_id")).values(values)
+    changes = {n: target.c[n] + value if n in added else value for n, value in values.items() if n != "id"}
+    return update(target).where(target.c.id == values["id"]).values(changes)
+
+
+# ---------------------------------------------------------------------- lists of ids
+
+
+@final
+class _Ids(TypeDecorator[Collection[int]]):
+    """A list of ids as one text, as `among` reads it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Collection[int] | None, dialect: Dialect) -> str:
+        given = ",".join(map(str, value or ()))
+        return f"{{{given}}}" if dialect.name == "postgresql" else f"[{given}]"
+
+
+@final
+class _Among(FunctionElement[bool]):
+    """``column`` is among the ids of a parameter."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Among)
+def _any(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} = ANY (CAST({ids} AS BIGINT[]))"
+
+
+@compiles(_Among, "sqlite")
+def _in_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 (both are the compiler's)
+
+
+def among(column: ColumnElement[int] | InstrumentedAttribute[int], name: str) -> ColumnElement[bool]:
+    """Whether the column is among the ids that are given as the parameter ``name``.
+
+    They are sent as one text: a statement with a parameter for each takes longer to put together than to run, and is
+    another one for each number of them.
+    """
+    return _Among(column, bindparam(name, type_=_Ids()))
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:

@@ -1,4 +1,4 @@
-"""What evaluations are about, read for a batch of jobs in one query."""
+"""What evaluations are about, for a batch of jobs."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, defer, load_only
 
 from service.core.metrics import Circumstances, Scope, metric
 from service.db import evaluators, spaces, studies
 from service.db.architectures import unpack
-from service.db.rows import table_of
-from service.db.tables import Architecture, Job, Space, Study, Supernet, Trial
-from service.db.trial_ends import TRIAL_COLUMNS, TrialRow
+from service.db.job_rows import JobRow, TrialRow
+from service.db.tables import Job, Space, Study, Supernet
 from service.wire.base import Json, Metrics
 
-_JOBS = table_of(Job)
-_TRIALS = table_of(Trial)
-_ARCHITECTURES = table_of(Architecture)
-_OF_JOBS = (
-    select(_JOBS.c.id, *TRIAL_COLUMNS)
-    .join(_ARCHITECTURES, _ARCHITECTURES.c.id == _JOBS.c.architecture_id)
-    .outerjoin(_TRIALS, _TRIALS.c.id == _JOBS.c.trial_id)
-    .where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))
-)
-# Studies and spaces are few and large: once each, not with every row.
+# Studies and spaces are few and large: once each, not with every job.
 _OF_STUDIES = (
     select(Study, Space, Supernet.weights)
     .join(Space, Space.id == Study.space_id)
     .outerjoin(Supernet, Supernet.id == Study.supernet_id)
     .where(Study.id.in_(bindparam("studies", expanding=True)))
-    # Large, and no evaluation depends on them.
-    .options(defer(Study.body), defer(Space.choices))
+    # Others are large, and no evaluation depends on them.
+    .options(load_only(Study.name, Study.supernet_id, Study.task, Study.evaluator), defer(Space.choices))
     .execution_options(populate_existing=True)
 )
 
@@ -41,41 +31,27 @@ _OF_STUDIES = (
 class Subject:
     """One evaluation: its job, the trial it is made for if any, the architecture and what it is measured in.
 
-    ``weights`` are those that its evaluator uses.
+    Attributes:
+        evaluator: Name and options of what measures: the study's, unless the job says otherwise.
+        weights: Those that the evaluator uses.
+        split: The images that are measured on.
+        seed: Of the evaluation.
+        fidelity: 1 is the full evaluation.
+        wanted: The metrics that the evaluation is to give.
     """
 
-    job: Job
+    job: JobRow
     trial: TrialRow | None
     architecture_id: int
     genes: bytes
     study: Study
     space: Space
+    evaluator: Json
     weights: str | None
-
-    @property
-    def evaluator(self) -> Json:
-        """Name and options of what measures: the study's, unless the job says otherwise."""
-        return evaluator_of(self.job, self.study)
-
-    @property
-    def split(self) -> str:
-        """The images that are measured on."""
-        return str(self.job.payload.get("split", "validation"))
-
-    @property
-    def seed(self) -> int:
-        """Seed of the evaluation."""
-        return int(self.job.payload.get("seed", studies.EVALUATION_SEED))
-
-    @property
-    def fidelity(self) -> float:
-        """1 is the full evaluation."""
-        return 1.0 if self.trial is None else self.trial.fidelity
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The metrics that the evaluation is to give."""
-        return tuple(self.job.payload.get("metrics", ()) if self.trial is None else self.trial.wanted)
+    split: str
+    seed: int
+    fidelity: float
+    wanted: tuple[str, ...]
 
     def circumstances(self, device: str | None = None) -> Circumstances:
         """What its measurements depend on."""
@@ -93,38 +69,50 @@ class Subject:
 
 def circumstances(subjects: Iterable[Subject], device: str | None = None) -> dict[int, Circumstances]:
     """Job id → what its measurements depend on; one object for all that depend on the same (see `ledger`)."""
-    made: dict[tuple[int, int, str, float, int, str], Circumstances] = {}
+    made: dict[tuple[object, ...], Circumstances] = {}
     result = {}
     for each in subjects:
         # The evaluator by identity: that of a study is one object, and an object's id is its own while a subject lives.
-        key = (each.study.id, id(each.evaluator), each.split, each.fidelity, each.seed, each.job.kind)
+        key = (each.job.study_id, id(each.evaluator), each.split, each.fidelity, each.seed, each.job.kind)
         if key not in made:
             made[key] = each.circumstances(device)
         result[each.job.id] = made[key]
     return result
 
 
-def evaluator_of(job: Job, study: Study) -> Json:
+def evaluator_of(job: Job | JobRow, study: Study) -> Json:
     """Name and options of the evaluator of a job: the study's, unless its payload names another."""
     given: Json = job.payload.get("evaluator", study.evaluator)
     return given
 
 
-def read(s: Session, jobs: Sequence[Job]) -> dict[int, Subject]:
+def read(s: Session, jobs: Sequence[JobRow]) -> dict[int, Subject]:
     """Job id → subject, of jobs that have an architecture and a study."""
-    if not jobs:
+    wanted = {job.study_id for job in jobs if job.study_id is not None}
+    if not wanted:
         return {}
-    of_studies = s.execute(_OF_STUDIES, {"studies": sorted({job.study_id for job in jobs if job.study_id is not None})})
+    of_studies = s.execute(_OF_STUDIES, {"studies": sorted(wanted)})
     shared = {study.id: (study, space, weights) for study, space, weights in of_studies}
-    by_id = {job.id: job for job in jobs}
     result = {}
-    for job_id, *columns in s.execute(_OF_JOBS, {"jobs": list(by_id)}):
-        job, row = by_id[job_id], TrialRow(*columns)
-        if job.study_id is not None:
-            trial = None if job.trial_id is None else row
-            study, space, weights = shared[job.study_id]
-            used = studies.weights_used(study, evaluator_of(job, study), weights)
-            result[job_id] = Subject(job, trial, row.architecture_id, row.genes, study, space, used)
+    for job in jobs:
+        if job.study_id is None or job.architecture_id is None or job.genes is None:
+            continue
+        study, space, weights = shared[job.study_id]
+        evaluator, said, trial = evaluator_of(job, study), job.payload, job.trial
+        result[job.id] = Subject(
+            job=job,
+            trial=trial,
+            architecture_id=job.architecture_id,
+            genes=job.genes,
+            study=study,
+            space=space,
+            evaluator=evaluator,
+            weights=studies.weights_used(study, evaluator, weights),
+            split=said.get("split", "validation"),
+            seed=said.get("seed", studies.EVALUATION_SEED),
+            fidelity=1.0 if trial is None else trial.fidelity,
+            wanted=tuple(said.get("metrics", ()) if trial is None else trial.wanted),
+        )
     return result
 
 

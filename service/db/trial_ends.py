@@ -6,48 +6,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm.attributes import set_committed_value
 
 from service.core.states import OPEN, State
 from service.db import events, jobs
-from service.db.rows import table_of, update_all
-from service.db.tables import Architecture, Job, Search, Trial, now
+from service.db.job_rows import ARCHITECTURES, JOBS, TRIAL_COLUMNS, TRIALS, TrialRow
+from service.db.rows import among, update_all
+from service.db.tables import Job, Search, Trial, now
 from service.wire.base import Metrics
 
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """What the queue needs of a trial and its architecture: `TRIAL_COLUMNS`, in their order."""
-
-    id: int
-    search_id: int
-    study_id: int
-    number: int
-    ask: int
-    state: str
-    probe: bool
-    fidelity: float
-    wanted: list[str]
-    paid_s: float
-    architecture_id: int
-    key: str
-    genes: bytes
-
-
-# Columns of tables, not attributes of objects: a batch of results reads and writes them without the unit of work.
-_TRIALS = table_of(Trial)
-_JOBS = table_of(Job)
-_ARCHITECTURES = table_of(Architecture)
-TRIAL_COLUMNS = tuple(
-    _TRIALS.c[name]
-    for name in ("id", "search_id", "study_id", "number", "ask", "state", "probe", "fidelity", "wanted", "paid_s")
-) + tuple(_ARCHITECTURES.c[name] for name in ("id", "key", "genes"))
-_OF_TRIALS = select(*TRIAL_COLUMNS).join(_ARCHITECTURES, _ARCHITECTURES.c.id == _TRIALS.c.architecture_id)
+_OF_TRIALS = select(*TRIAL_COLUMNS).join(ARCHITECTURES, ARCHITECTURES.c.id == TRIALS.c.architecture_id)
 _LOCKED_BY_JOBS = (
     select(Search)
     .options(load_only(Search.id, Search.study_id, Search.completions, raiseload=True))
-    .where(Search.id.in_(select(_JOBS.c.search_id).where(_JOBS.c.id.in_(bindparam("jobs", expanding=True)))))
+    .where(Search.id.in_(select(JOBS.c.search_id).where(among(JOBS.c.id, "jobs"))))
     .order_by(Search.id)
     .with_for_update(key_share=True, of=Search)
     .execution_options(populate_existing=True)
@@ -82,12 +56,12 @@ def lock_searches(s: Session, ids: Collection[int], *, skip_locked: bool = False
 
 def lock_searches_of(s: Session, job_ids: Collection[int]) -> dict[int, Search]:
     """The searches that these jobs belong to, locked as in `lock_searches`; only what ends of trials need is read."""
-    return {search.id: search for search in s.scalars(_LOCKED_BY_JOBS, {"jobs": sorted(job_ids)})}
+    return {search.id: search for search in s.scalars(_LOCKED_BY_JOBS, {"jobs": job_ids})}
 
 
 def trials(s: Session, *criteria: ColumnElement[bool]) -> list[TrialRow]:
     """The trials that pass all criteria, by search and number."""
-    query = _OF_TRIALS.where(*criteria).order_by(_TRIALS.c.search_id, _TRIALS.c.number)
+    query = _OF_TRIALS.where(*criteria).order_by(TRIALS.c.search_id, TRIALS.c.number)
     return [TrialRow(*row) for row in s.execute(query)]
 
 
@@ -98,12 +72,13 @@ def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]
     """
     time = now()
     changes: list[dict[str, Any]] = []
+    counted: dict[int, Search] = {}
     for end in ends:
         trial = end.trial
-        if State(trial.state) not in OPEN:
+        if trial.state not in OPEN:
             continue
-        search = searches[trial.search_id]
-        search.completions += 1
+        search = counted[trial.search_id] = searches[trial.search_id]
+        set_committed_value(search, "completions", search.completions + 1)
         changes.append(
             {
                 "id": trial.id,
@@ -112,8 +87,7 @@ def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]
                 "metrics": dict(end.metrics),
                 "reused": end.reused,
                 "completion": search.completions,
-                "paid_s": trial.paid_s + end.seconds,
-                "ended_at": time,
+                "paid_s": end.seconds,
             }
         )
         body = {
@@ -128,19 +102,17 @@ def end_trials(s: Session, searches: dict[int, Search], ends: Sequence[TrialEnd]
             "probe": trial.probe,
         }
         events.emit(s, "trial.ended", trial.study_id, trial.search_id, body)
-    update_all(s, Trial, changes)
-    s.flush()
+    update_all(s, Trial, changes, {"ended_at": time}, added=("paid_s",))
+    update_all(s, Search, [{"id": each.id, "completions": each.completions} for each in counted.values()])
 
 
 def requeue(s: Session, paid: Mapping[int, float]) -> None:
     """Trials whose work came back without an end wait again. ``paid``: trial id → seconds that it cost."""
     if not paid:
         return
-    waiting = trials(s, _TRIALS.c.id.in_(paid))
-    update_all(
-        s, Trial, [{"id": each.id, "state": State.QUEUED, "paid_s": each.paid_s + paid[each.id]} for each in waiting]
-    )
-    queued(s, waiting)
+    changes = [{"id": trial, "paid_s": seconds} for trial, seconds in paid.items()]
+    update_all(s, Trial, changes, {"state": State.QUEUED.value}, added=("paid_s",))
+    queued(s, trials(s, TRIALS.c.id.in_(paid)))
 
 
 def queued(s: Session, trials: Iterable[TrialRow]) -> None:
@@ -160,6 +132,6 @@ def cancel_open(s: Session, search: Search, reason: str) -> None:
         else:
             job.state, job.reason, job.ended_at = State.CANCELLED, reason, time
             ended.append(job)
-    waiting = trials(s, _TRIALS.c.search_id == search.id, _TRIALS.c.state == State.QUEUED)
+    waiting = trials(s, TRIALS.c.search_id == search.id, TRIALS.c.state == State.QUEUED)
     end_trials(s, {search.id: search}, [TrialEnd(trial, State.CANCELLED, reason) for trial in waiting])
-    jobs.announce(s, ended)
+    jobs.announce(s, ended, State.CANCELLED, reason)

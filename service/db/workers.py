@@ -13,6 +13,7 @@ from service.core.errors import Invalid, NotFound
 from service.core.states import State
 from service.db import devices, events
 from service.db.devices import ALIVE
+from service.db.job_rows import JobRow
 from service.db.paging import slice_of
 from service.db.rows import insert_new, upsert
 from service.db.tables import Dataset, Job, Worker, now
@@ -92,7 +93,7 @@ def seen(s: Session, names: Collection[str], time: datetime) -> None:
     s.execute(late.values(last_seen_at=time), execution_options={"synchronize_session": False})
 
 
-def larger_memory(s: Session, job: Job) -> int | None:
+def larger_memory(s: Session, job: JobRow) -> int | None:
     """MiB that a device must have at least to be larger than the one that a job was tried on; None if no worker that
     is alive, and has what else the job needs, has one."""
     used = s.scalars(select(Worker).where(Worker.name == job.worker)).one_or_none()
@@ -101,7 +102,7 @@ def larger_memory(s: Session, job: Job) -> int | None:
     return least if any(each.device["memory_mb"] >= least and _serves(each, job) for each in alive) else None
 
 
-def _serves(worker: Worker, job: Job) -> bool:
+def _serves(worker: Worker, job: JobRow) -> bool:
     """Whether a worker has what a job needs, but for memory."""
     needs = (
         (job.needs_dataset, worker.datasets),
