@@ -6,13 +6,13 @@ import socket
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import DataError
 
 from service.core.metrics import Circumstances
 from service.db import architectures, ledger, tables
 from service.db.ledger import Entry
-from service.db.rows import insert_all, insert_new, update_all
+from service.db.rows import among, insert_all, insert_new, update_all
 from service.db.session import Database
 from service.listening import bind
 from service.settings import Settings
@@ -80,6 +80,60 @@ def test_each_row_gets_its_own_values(database: Database) -> None:
         ("QUEUED", None, "", None),
         ("QUEUED", {"x": [None, 2.5]}, "three", None),
     ]
+
+
+def test_values_that_all_rows_share_and_values_that_are_added(database: Database) -> None:
+    with database.write() as s:
+        insert_all(
+            s, tables.Job, [{"kind": "fit", "attempts": n} for n in range(3)], {"payload": ODD, "created_at": AT}
+        )
+        changes = [{"id": 1, "reason": "one", "attempts": 5}, {"id": 3, "reason": "three", "attempts": 7}]
+        shared = {"ended_at": AT, "result": ODD, "token": 1}
+        update_all(s, tables.Job, changes, shared, added=("attempts", "token"))
+        # And without values of their own.
+        update_all(s, tables.Job, [{"id": 3}], {"worker": "w", "ended_at": None})
+    with database.read() as s:
+        jobs = s.scalars(select(tables.Job).order_by(tables.Job.id)).all()
+    assert [(job.payload, job.created_at) for job in jobs] == [(ODD, AT)] * 3
+    assert [(job.attempts, job.token, job.reason, job.result, job.ended_at, job.worker) for job in jobs] == [
+        (5, 1, "one", ODD, AT, None),
+        (1, 0, "", None, None, None),
+        (9, 1, "three", ODD, None, "w"),
+    ]
+
+
+def test_shared_values_of_rows_that_are_there_already(database: Database) -> None:
+    given: list[dict[str, object]] = [{"name": name, "digest": "d" * 64, "shape": [], "counts": {}} for name in "abc"]
+    with database.write() as s:
+        insert_new(s, tables.Dataset, given[:1], shared={"classes": 1, "created_at": AT})
+        made = insert_new(s, tables.Dataset, given, tables.Dataset.name, shared={"classes": 2, "created_at": AT})
+    assert sorted(row.name for row in made) == ["b", "c"]
+    with database.read() as s:
+        assert list(s.scalars(select(tables.Dataset.classes).order_by(tables.Dataset.name))) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("ids", [[], [2], [3, 1, 3], [1, 2**63 - 1]])
+def test_rows_among_a_list_of_ids(database: Database, ids: list[int]) -> None:
+    with database.write() as s:
+        insert_all(s, tables.Job, [{"kind": "fit", "payload": {}} for _ in range(3)])
+    inside = select(tables.Job.id).where(among(tables.Job.id, "ids")).order_by(tables.Job.id)
+    outside = select(tables.Job.id).where(~among(tables.Job.id, "ids")).order_by(tables.Job.id)
+    with database.read() as s:
+        assert list(s.scalars(inside, {"ids": ids})) == [each for each in (1, 2, 3) if each in ids]
+        assert list(s.scalars(outside, {"ids": ids})) == [each for each in (1, 2, 3) if each not in ids]
+
+
+def test_only_what_reads_goes_by_statistics(database: Database) -> None:
+    if database.dialect == "sqlite":
+        pytest.skip("SQLite's planner is not told")
+    shown = text("SELECT current_setting('enable_seqscan') || ' ' || current_setting('enable_sort')")
+    for _ in range(2):  # whichever connection it is
+        with database.write() as s:
+            assert s.scalars(shown).one() == "off off"
+        with database.read() as s:
+            assert s.scalars(shown).one() == "on on"
+            s.commit()
+            assert s.scalars(shown).one() == "on on"
 
 
 def test_text_that_is_too_long_is_refused_not_cut(database: Database) -> None:
