@@ -88,6 +88,7 @@ def _views(s: Session, trials: Sequence[Trial]) -> list[TrialOut]:
             reason=trial.reason,
             suggestion=trial.suggestion,
             probe=trial.probe,
+            evaluation=trial.evaluation,
             fidelity=trial.fidelity,
             metrics=trial.metrics,
             predicted={name: PredictionOut(**said) for name, said in trial.predicted.items()},

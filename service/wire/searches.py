@@ -105,6 +105,9 @@ class TrialOut(Wire):
     reason: str = Field(description="Why it is in this state.")
     suggestion: str = Field(description="Why the designer chose it.")
     probe: bool = Field(description="Drawn uniformly, for the audit of predictors.")
+    evaluation: bool = Field(
+        default=True, description="Asked for all objectives; false if only zero-cost proxies were asked for."
+    )
     fidelity: float
     metrics: Metrics
     predicted: dict[MetricName, PredictionOut]
