@@ -2,5 +2,6 @@
 
 from predictors.proxies.measure import measure
 from predictors.proxies.proxy import About, NotDefined, Proxy, Undefined, catalogue
+from predictors.proxies.repeats import Repeated, measure_repeatedly
 
-__all__ = ["About", "NotDefined", "Proxy", "Undefined", "catalogue", "measure"]
+__all__ = ["About", "NotDefined", "Proxy", "Repeated", "Undefined", "catalogue", "measure", "measure_repeatedly"]

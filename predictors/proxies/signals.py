@@ -6,8 +6,7 @@ does is said at each pass. A pass lives in a module of its own and has one thin 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from predictors.proxies.blocks import BlockScores
 from predictors.proxies.calls import LayerCall
 from predictors.proxies.clones import clone
 from predictors.proxies.input_gradients import InputGradients
+from predictors.proxies.precision import exact
 from predictors.proxies.proxy import NotDefined
 from predictors.proxies.responses import Responses
 from predictors.proxies.room import free_bytes
@@ -176,12 +176,11 @@ class Signals:
     def once(self, name: str, run: Callable[[], T]) -> T:
         """What ``run`` gives, which runs the first time alone; what it refuses is refused again.
 
-        TensorFloat-32 is off, as its ten bits of mantissa turn signs, and so is automatic mixed precision.
+        It runs in full precision, whatever the process has set.
         """
         if name not in self._kept:
-            device = self.batches[0][0].device
             try:
-                with _full_precision(device), torch.autocast(device.type, enabled=False):
+                with exact(self.batches[0][0].device):
                     self._kept[name] = run()
             except NotDefined as refusal:
                 self._kept[name] = refusal
@@ -236,19 +235,3 @@ def _check_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError("labels must be class indices, one is negative")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("an image has NaN or infinity")
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """TensorFloat-32 off, and restored afterwards."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before

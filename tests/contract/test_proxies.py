@@ -145,11 +145,13 @@ def bits(network: nn.Module) -> dict[str, object]:
     return result
 
 
-def flags() -> tuple[bool, ...]:
+def flags() -> tuple[object, ...]:
     """Settings of the whole process that passes touch."""
-    cuda = torch.backends.cuda
+    cuda, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     attention = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
-    return torch.backends.cudnn.allow_tf32, cuda.matmul.allow_tf32, torch.is_grad_enabled(), *attention
+    products = [part.fp32_precision for part in (cuda.matmul, cudnn.conv, onednn.matmul, onednn.conv)]
+    precision = (*products, torch.get_float32_matmul_precision(), cuda.matmul.allow_tf32, cudnn.allow_tf32)
+    return cudnn.deterministic, cudnn.benchmark, torch.is_grad_enabled(), *attention, *precision
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,6 +197,14 @@ def test_is_deterministic_and_knows_nothing_of_mode_gradients_or_precision(name)
     assert run(normal().double(), name) == value
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert run(normal(), name) == value
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        set_flags = flags()
+        assert run(normal(), name) == value
+        assert flags() == set_flags
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

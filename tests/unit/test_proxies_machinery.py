@@ -15,9 +15,8 @@ import torch
 from scipy.stats import t
 from torch import Tensor, nn
 
-from predictors.proxies import Undefined, catalogue, measure
+from predictors.proxies import Repeated, Undefined, catalogue, measure, measure_repeatedly
 from predictors.proxies.clones import clone
-from predictors.proxies.repeats import Repeated, measure_repeatedly
 from predictors.proxies.room import free_bytes
 from predictors.proxies.signals import Signals
 from search_spaces import plugins
